@@ -1,0 +1,89 @@
+//! Every bound, in one place, checked against each other at compile time.
+//!
+//! A limit that a caller can hit is named in the error that it causes. Those that an operator may change are defaults
+//! here and settings in the server's configuration; the others are part of the format or the protocol.
+
+use std::time::Duration;
+
+/// Longest key, in bytes. Part of the data format: keys of system rows are longer by a few bytes.
+pub const KEY_BYTES_MAX: usize = 4096;
+/// Largest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Largest request, in bytes, all its operations together.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Most keys in one batch-get.
+pub const BATCH_KEYS_MAX: usize = 1024;
+/// Largest gRPC message that a server or client decodes: a request, a reply with a previous value, and framing.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Most operations in one frame of a pipeline.
+pub const FRAME_OPERATIONS_MAX: usize = 1024;
+/// Most operations in flight on one pipeline; the server stops reading frames beyond it.
+pub const PIPELINE_WINDOW_MAX: usize = 4096;
+/// Largest page of a scan, in rows and in bytes, whichever comes first; a single larger row still fits a page.
+pub const SCAN_ROWS_MAX: usize = 4096;
+/// See [`SCAN_ROWS_MAX`].
+pub const SCAN_BYTES_MAX: usize = 1 << 20;
+
+/// Most commands in one log entry.
+pub const ENTRY_COMMANDS_MAX: usize = 1024;
+/// Target size of one log entry, in bytes; a single larger command still makes an entry.
+pub const ENTRY_BYTES_TARGET: usize = 1 << 20;
+/// Largest encoded log entry, in bytes; a longer one in the log or on the wire is corruption.
+pub const ENTRY_BYTES_MAX: usize = 16 << 20;
+/// Log entries that a shard's leader keeps in flight.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+/// Commands that may wait for a shard's leader; beyond it, writes are refused as overloaded.
+pub const PROPOSAL_QUEUE_MAX: usize = 8192;
+/// Bytes of commands that may wait for a shard's leader.
+pub const PROPOSAL_QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Reads that may wait for a shard's next quorum round.
+pub const READ_QUEUE_MAX: usize = 16384;
+
+/// Sessions that a shard remembers; opening one more is refused as overloaded until one has expired.
+pub const SESSIONS_MAX: usize = 100_000;
+/// Outcomes that a shard remembers for one session, unacknowledged by its client.
+pub const SESSION_OUTCOMES_MAX: usize = 8192;
+/// Bytes of previous values in the outcomes that a shard remembers for one session.
+pub const SESSION_OUTCOME_BYTES_MAX: usize = 16 << 20;
+/// A session without a write for this long, by the leader's clock, is forgotten.
+pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
+/// Sessions that one log entry may expire, so that expiry never stalls a shard.
+pub const SESSIONS_EXPIRED_PER_ENTRY_MAX: usize = 64;
+
+/// Shards of a cluster.
+pub const SHARDS_MAX: u32 = 1024;
+/// Shards of a new cluster, unless it is told otherwise.
+pub const SHARDS_DEFAULT: u32 = 12;
+/// Replicas of each shard, unless the cluster is told otherwise.
+pub const REPLICATION_FACTOR_DEFAULT: u32 = 3;
+/// The allowed replication factors: odd, so that a majority is worth its cost.
+pub const REPLICATION_FACTORS: [u32; 3] = [1, 3, 5];
+/// Nodes that vote in the meta group; all others learn from it.
+pub const META_VOTERS_MAX: usize = 5;
+/// Nodes of a cluster.
+pub const NODES_MAX: usize = 1000;
+/// Longest zone name, address or other label, in bytes.
+pub const LABEL_BYTES_MAX: usize = 255;
+/// The lowest and highest weight of a node or shard. 100 is the usual one.
+pub const WEIGHT_RANGE: std::ops::RangeInclusive<u32> = 1..=10_000;
+/// The usual weight of a node or shard.
+pub const WEIGHT_DEFAULT: u32 = 100;
+
+/// Deadline of a request that names none.
+pub const REQUEST_DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
+/// Longest deadline that a request may name.
+pub const REQUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+const _: () = {
+    assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX < REQUEST_BYTES_MAX);
+    assert!(REQUEST_BYTES_MAX + VALUE_BYTES_MAX < MESSAGE_BYTES_MAX);
+    assert!(SCAN_BYTES_MAX + VALUE_BYTES_MAX + KEY_BYTES_MAX < MESSAGE_BYTES_MAX);
+    assert!(ENTRY_BYTES_TARGET + REQUEST_BYTES_MAX < ENTRY_BYTES_MAX);
+    assert!(REQUEST_BYTES_MAX <= PROPOSAL_QUEUE_BYTES_MAX);
+    assert!(PIPELINE_WINDOW_MAX <= SESSION_OUTCOMES_MAX);
+    assert!(FRAME_OPERATIONS_MAX <= PIPELINE_WINDOW_MAX);
+    assert!(ENTRY_COMMANDS_MAX <= PROPOSAL_QUEUE_MAX);
+    assert!(REQUEST_DEADLINE_MAX.as_secs() * 2 < SESSION_IDLE_MAX.as_secs());
+    // The counter of a revision must not overflow into the clock within one log entry.
+    assert!(ENTRY_COMMANDS_MAX < 1 << crate::id::Revision::COUNTER_BITS);
+};
