@@ -92,7 +92,7 @@ pub trait File: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// What the file system says.
-    fn len(&self) -> io::Result<u64>;
+    fn size_bytes(&self) -> io::Result<u64>;
 
     /// Cuts or extends (with zeros) the file.
     ///
