@@ -67,6 +67,10 @@ id! {
     RingEpoch(u64)
 }
 id! {
+    /// Grows by one with each change of the meta group's state (nodes, placements, ring).
+    MetaEpoch(u64)
+}
+id! {
     /// Grows by one with each start of a node on its data directory; an older one is a copy put back.
     Incarnation(u64)
 }

@@ -45,8 +45,16 @@ pub const SESSIONS_MAX: usize = 100_000;
 pub const SESSION_OUTCOMES_MAX: usize = 8192;
 /// Bytes of previous values in the outcomes that a shard remembers for one session.
 pub const SESSION_OUTCOME_BYTES_MAX: usize = 16 << 20;
+/// Bytes of memory that a shard spends on remembered outcomes, all sessions together, with [`OUTCOME_BYTES`] for each.
+/// At the bound, writes in sessions are refused as session full until clients acknowledge or sessions expire.
+pub const SHARD_OUTCOME_BYTES_MAX: usize = 128 << 20;
+/// What a remembered outcome counts for beside its previous value, in bytes.
+pub const OUTCOME_BYTES: usize = 256;
 /// A session without a write for this long, by the leader's clock, is forgotten.
 pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
+/// The longest time that one log entry may let pass for sessions, so that a clock that jumps ahead (or a shard that
+/// was idle) doesn't expire the sessions in use.
+pub const SESSION_CLOCK_STEP_MAX: Duration = Duration::from_secs(15 * 60);
 /// Sessions that one log entry may expire, so that expiry never stalls a shard.
 pub const SESSIONS_EXPIRED_PER_ENTRY_MAX: usize = 64;
 
@@ -60,6 +68,8 @@ pub const REPLICATION_FACTOR_DEFAULT: u32 = 3;
 pub const REPLICATION_FACTORS: [u32; 3] = [1, 3, 5];
 /// Nodes that vote in the meta group; all others learn from it.
 pub const META_VOTERS_MAX: usize = 5;
+/// Replicas of one group that may be waiting for their removal; replacing another one is refused until then.
+pub const RETIRING_REPLICAS_MAX: usize = 16;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 1000;
 /// Longest zone name, address or other label, in bytes.
@@ -83,6 +93,9 @@ const _: () = {
     assert!(PIPELINE_WINDOW_MAX <= SESSION_OUTCOMES_MAX);
     assert!(FRAME_OPERATIONS_MAX <= PIPELINE_WINDOW_MAX);
     assert!(ENTRY_COMMANDS_MAX <= PROPOSAL_QUEUE_MAX);
+    assert!(VALUE_BYTES_MAX <= SESSION_OUTCOME_BYTES_MAX);
+    assert!(SESSION_OUTCOME_BYTES_MAX + SESSION_OUTCOMES_MAX * OUTCOME_BYTES <= SHARD_OUTCOME_BYTES_MAX);
+    assert!(SESSION_CLOCK_STEP_MAX.as_secs() < SESSION_IDLE_MAX.as_secs());
     assert!(REQUEST_DEADLINE_MAX.as_secs() * 2 < SESSION_IDLE_MAX.as_secs());
     // The counter of a revision must not overflow into the clock within one log entry.
     assert!(ENTRY_COMMANDS_MAX < 1 << crate::id::Revision::COUNTER_BITS);
