@@ -6,6 +6,7 @@
 //! - [`record`]: a stored version of a key.
 //! - [`command`] and [`outcome`]: what a client asks of a shard as a value in its log, and what came of it.
 //! - [`cluster`]: nodes, placements and the ring's specification, with the commands of the meta group.
+//! - [`operation`]: what a client asks of the cluster.
 //! - [`error`]: the kinds of failure, each with what the caller should do.
 //! - [`limits`]: every bound, in one place, checked against each other at compile time.
 //!
@@ -19,14 +20,15 @@ pub mod error;
 pub mod id;
 pub mod key;
 pub mod limits;
+pub mod operation;
 pub mod outcome;
 pub mod record;
 
 pub use command::{Command, Condition, Proposal, SessionPosition, Write, WriteOp};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use id::{
-    ClusterId, GroupId, Incarnation, LeaseId, LogIndex, NodeId, ReplicaId, Revision, RingEpoch, SequenceNumber,
-    SessionId, ShardId, Term,
+    ClusterId, GroupId, Incarnation, LeaseId, LogIndex, MetaEpoch, NodeId, ReplicaId, Revision, RingEpoch,
+    SequenceNumber, SessionId, ShardId, Term,
 };
 pub use key::Key;
 pub use outcome::Outcome;
