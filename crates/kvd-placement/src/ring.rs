@@ -133,20 +133,13 @@ impl Ring {
     /// An unknown format, no shards or too many, shard 0, a shard that is named twice, a weight out of range.
     pub fn build(spec: &RingSpec) -> Result<Self, RingError> {
         check(spec)?;
-        let mut vnodes: Vec<(u64, ShardId)> = spec
-            .shards
-            .iter()
-            .flat_map(|shard| {
-                let numbers = 0..shard.weight * VNODES_PER_WEIGHT;
-                numbers.map(|number| (vnode_position(shard.id, number), shard.id))
-            })
-            .collect();
-        vnodes.sort_unstable();
-        vnodes.dedup_by_key(|vnode| vnode.0);
-
+        let vnodes = spec.shards.iter().flat_map(|shard| {
+            let numbers = 0..shard.weight * VNODES_PER_WEIGHT;
+            numbers.map(|number| (vnode_position(shard.id, number), shard.id))
+        });
+        let (positions, owners) = settle(vnodes.collect());
         let mut shards: Vec<_> = spec.shards.iter().map(|shard| shard.id).collect();
         shards.sort_unstable();
-        let (positions, owners): (Vec<_>, Vec<_>) = vnodes.into_iter().unzip();
         let (bucket_shift, bucket_starts) = buckets(&positions);
         Ok(Self { spec: spec.clone(), shards, positions, owners, bucket_shift, bucket_starts })
     }
@@ -265,6 +258,13 @@ fn vnode_position(shard: ShardId, number: u32) -> u64 {
     label[13..17].copy_from_slice(&shard.get().to_le_bytes());
     label[17..].copy_from_slice(&number.to_le_bytes());
     xxh3_64(&label)
+}
+
+/// The vnodes' positions, ascending and each once, with their owners: the lowest shard where several claim one.
+fn settle(mut vnodes: Vec<(u64, ShardId)>) -> (Vec<u64>, Vec<ShardId>) {
+    vnodes.sort_unstable();
+    vnodes.dedup_by_key(|vnode| vnode.0);
+    vnodes.into_iter().unzip()
 }
 
 /// The first-level index over ascending positions: the shift from hash to bucket, and where each bucket starts.

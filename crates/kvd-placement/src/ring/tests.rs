@@ -161,6 +161,14 @@ fn the_edges_of_the_circle_and_of_each_vnode() {
     }
 }
 
+#[test]
+fn of_two_vnodes_at_one_position_that_of_the_lower_shard_counts() {
+    let (positions, owners) =
+        settle(vec![(7, ShardId(3)), (9, ShardId(1)), (7, ShardId(2)), (5, ShardId(3))]);
+    assert_eq!(positions, [5, 7, 9]);
+    assert_eq!(owners, [ShardId(3), ShardId(2), ShardId(1)]);
+}
+
 fn any_shards() -> impl Strategy<Value = Vec<(u32, u32)>> {
     proptest::collection::btree_map(1_u32..40, 1_u32..8, 1..6)
         .prop_map(|shards| shards.into_iter().collect::<Vec<_>>())
