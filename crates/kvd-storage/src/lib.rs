@@ -17,3 +17,8 @@
 //! No Raft, no commands, no keys' meaning: bytes in, bytes out. No async: callers bring their own threads.
 
 pub mod disk;
+pub mod engine;
+pub mod error;
+pub mod table;
+
+pub use error::{Error, Result};

@@ -1,0 +1,179 @@
+//! Ordered reads over memory and engine: see "A scan shows one moment" in [`super`].
+
+use std::{cmp::Ordering, iter::Peekable, ops::Bound, vec};
+
+use bytes::Bytes;
+
+use super::{Slot, State, Table};
+use crate::{
+    engine::{Row, Rows, is_empty_range},
+    error::Result,
+};
+
+/// Vain attempts after which a scan holds drains.
+const ATTEMPTS_MAX: usize = 3;
+
+/// What memory has of a range: ascending; `None` hides the engine's row.
+type Overlay = Vec<(Bytes, Option<Bytes>)>;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Request<'a> {
+    start: Bound<&'a [u8]>,
+    end: Bound<&'a [u8]>,
+    limit: Limit,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    rows: usize,
+    bytes: usize,
+}
+
+/// Memory's part, and what must not have changed while the engine's is read.
+struct Snapshot {
+    overlay: Overlay,
+    slot: Slot,
+    installs: u64,
+    active_number: u64,
+}
+
+impl Table {
+    /// The first rows within the bounds, ascending, as of one moment: at most `limit_rows` of them, and no more than
+    /// `limit_bytes` of keys and values together, except that a first row is returned whatever its size. Fewer rows than
+    /// `limit_rows` do not mean that the range ends there: go on after the last key until nothing comes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corruption`] if a row in the engine fails its checksum. [`crate::Error::Engine`].
+    pub fn scan(
+        &self,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        limit_rows: usize,
+        limit_bytes: usize,
+    ) -> Result<Vec<Row>> {
+        if limit_rows == 0 || is_empty_range(start, end) {
+            return Ok(Vec::new());
+        }
+        let request = Request { start, end, limit: Limit { rows: limit_rows, bytes: limit_bytes } };
+        for _ in 0..ATTEMPTS_MAX {
+            let snapshot = self.state.read().snapshot(request);
+            let (slot, installs, active_number) = (snapshot.slot, snapshot.installs, snapshot.active_number);
+            let rows = self.merge(snapshot.overlay, slot, request);
+            let state = self.state.read();
+            if state.installs == installs && state.drain_begun < active_number {
+                return rows;
+            }
+        }
+        let _hold = self.gate.hold();
+        let snapshot = self.state.read().snapshot(request);
+        self.merge(snapshot.overlay, snapshot.slot, request)
+    }
+
+    fn merge(&self, overlay: Overlay, slot: Slot, request: Request<'_>) -> Result<Vec<Row>> {
+        let drained = self.drained(slot, request.start, request.end).peekable();
+        let mut merged = Merged { overlay: overlay.into_iter().peekable(), drained };
+        let mut budget = Budget::of(request.limit);
+        let mut rows = Vec::new();
+        while !budget.is_spent() {
+            let Some((key, value)) = merged.next().transpose()? else { break };
+            if !budget.take(&key, &value) {
+                break;
+            }
+            rows.push((key, value));
+        }
+        Ok(rows)
+    }
+}
+
+impl State {
+    /// Copies as much of the memory generations as can matter: once they alone have filled the limit, nothing beyond
+    /// that key can be in the result.
+    fn snapshot(&self, request: Request<'_>) -> Snapshot {
+        let Request { start, end, limit } = request;
+        let mut active = self.active.rows.range::<[u8], _>((start, end)).peekable();
+        let mut frozen =
+            self.frozen.iter().flat_map(|frozen| frozen.rows.range::<[u8], _>((start, end))).peekable();
+        let mut budget = Budget::of(limit);
+        let mut overlay = Overlay::new();
+        while !budget.is_spent() {
+            let next = match (active.peek(), frozen.peek()) {
+                (Some((newer, _)), Some((older, _))) => match newer.cmp(older) {
+                    Ordering::Less => active.next(),
+                    Ordering::Greater => frozen.next(),
+                    Ordering::Equal => {
+                        frozen.next();
+                        active.next()
+                    }
+                },
+                (Some(_), None) => active.next(),
+                (None, _) => frozen.next(),
+            };
+            let Some((key, value)) = next else { break };
+            overlay.push((key.clone(), value.clone()));
+            if let Some(value) = value
+                && !budget.take(key, value)
+            {
+                break;
+            }
+        }
+        Snapshot { overlay, slot: self.slot, installs: self.installs, active_number: self.active.number }
+    }
+}
+
+/// The overlay over the engine's rows.
+struct Merged<'a> {
+    overlay: Peekable<vec::IntoIter<(Bytes, Option<Bytes>)>>,
+    drained: Peekable<Rows<'a>>,
+}
+
+impl Iterator for Merged<'_> {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        loop {
+            let order = match (self.overlay.peek(), self.drained.peek()) {
+                (Some((over, _)), Some(Ok((under, _)))) => over.cmp(under),
+                (Some(_), None) => Ordering::Less,
+                (None, _) | (_, Some(Err(_))) => Ordering::Greater,
+            };
+            if order == Ordering::Greater {
+                return self.drained.next();
+            }
+            if order == Ordering::Equal {
+                self.drained.next();
+            }
+            if let (key, Some(value)) = self.overlay.next()? {
+                return Some(Ok((key, value)));
+            }
+        }
+    }
+}
+
+/// What is left of a limit.
+struct Budget {
+    left: Limit,
+    untouched: bool,
+}
+
+impl Budget {
+    const fn of(limit: Limit) -> Self {
+        Self { left: limit, untouched: true }
+    }
+
+    const fn is_spent(&self) -> bool {
+        self.left.rows == 0
+    }
+
+    /// Whether the row still fits, in which case it is counted. A first row always does.
+    fn take(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let bytes = key.len() + value.len();
+        if bytes > self.left.bytes && !self.untouched {
+            return false;
+        }
+        self.untouched = false;
+        self.left.bytes = self.left.bytes.saturating_sub(bytes);
+        self.left.rows -= 1;
+        true
+    }
+}
