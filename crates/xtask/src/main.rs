@@ -1,2 +1,52 @@
-//! Placeholder.
-fn main() {}
+//! The project's own checks: `cargo xtask ci` runs what has to pass before a change goes in, `cargo xtask arrows` only
+//! the rules that keep the crates apart.
+//!
+//! # The approach
+//! One command for people and for machines, written in the language of the project: a script that only the continuous
+//! integration runs is one that nobody can try. `.ci/run` installs what this needs and calls it.
+//!
+//! # What it deliberately does not do
+//! It changes nothing (formatting and fixing are `cargo fmt` and `cargo clippy --fix`), and it keeps no state.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool: printing is what it is for"
+)]
+
+mod arrows;
+mod ci;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "The project's own checks", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that has to pass before a change goes in; the last line counts the tests
+    Ci,
+    /// Which crate may use which, what may stand at the top level, how long a file may be
+    Arrows,
+}
+
+fn main() -> ExitCode {
+    let passed = match Arguments::parse().task {
+        Task::Ci => ci::run(),
+        Task::Arrows => arrows::run(),
+    };
+    match passed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
