@@ -16,9 +16,12 @@
 //! # What is deliberately absent
 //! No Raft, no commands, no keys' meaning: bytes in, bytes out. No async: callers bring their own threads.
 
+pub mod checkpoint;
 pub mod disk;
 pub mod engine;
 pub mod error;
+mod files;
+pub mod identity;
 pub mod table;
 
 pub use error::{Error, Result};

@@ -99,8 +99,14 @@ fn scans_keep_to_their_bounds() {
     use Bound::{Excluded, Included, Unbounded};
     for Fixture { engine, _dir } in fixtures() {
         let tree = engine.tree("t").unwrap();
-        tree.apply(batch(&[("", Some("0")), ("a", Some("1")), ("b", Some("2")), ("ba", Some("3")), ("c", Some("4"))]))
-            .unwrap();
+        tree.apply(batch(&[
+            ("", Some("0")),
+            ("a", Some("1")),
+            ("b", Some("2")),
+            ("ba", Some("3")),
+            ("c", Some("4")),
+        ]))
+        .unwrap();
         let tree = tree.as_ref();
         assert_eq!(keys(tree, Unbounded, Unbounded), " a b ba c");
         assert_eq!(keys(tree, Included("a"), Excluded("c")), "a b ba");
@@ -162,7 +168,11 @@ fn readers_never_see_half_a_batch() {
                     batch.put(bytes("second"), Bytes::copy_from_slice(&round.to_be_bytes()));
                     for number in 0..40 {
                         let key = Bytes::from(format!("k{:05}", (round * 31 + number * 97) % 4000));
-                        if round % 3 == 0 { batch.delete(key) } else { batch.put(key, Bytes::from(vec![7; 100])) }
+                        if round % 3 == 0 {
+                            batch.delete(key);
+                        } else {
+                            batch.put(key, Bytes::from(vec![7; 100]));
+                        }
                     }
                     tree.apply(batch).unwrap();
                     if round % 100 == 0 {
