@@ -57,7 +57,7 @@ const ROW_OVERHEAD_BYTES: usize = 96;
 /// The tree that says which of its two trees each replica uses.
 const META_TREE: &str = "meta";
 
-/// One replica's rows.
+/// One replica's rows. At any time at most one of these may be open for a replica.
 #[derive(Debug)]
 pub struct Table {
     engine: Arc<dyn Engine>,

@@ -70,11 +70,12 @@ impl Table {
         self.replace(std::iter::empty())
     }
 
-    /// Forgets a retired replica: its rows and what points to them. Its trees keep their names, empty.
+    /// Forgets a retired replica: its rows and what points to them. Its trees keep their names, empty. Nobody writes to the
+    /// table any more.
     ///
     /// # Errors
     /// [`Error::Engine`], [`Error::Fatal`].
-    pub fn destroy(self) -> Result<()> {
+    pub fn destroy(&self) -> Result<()> {
         // Whenever a crash interrupts this, the replica has all its rows or none.
         self.clear()?;
         let slot = self.state.read().slot;
