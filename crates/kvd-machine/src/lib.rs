@@ -45,6 +45,9 @@ pub mod meta;
 pub mod rows;
 pub mod shard;
 
+#[cfg(test)]
+mod tests;
+
 pub use books::Position;
 pub use error::Error;
 pub use machine::Machine;

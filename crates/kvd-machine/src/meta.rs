@@ -37,6 +37,9 @@ mod row;
 mod rules;
 mod state;
 
+#[cfg(test)]
+mod tests;
+
 pub use state::{Founding, MetaState};
 
 /// The state machine of one replica of the meta group.

@@ -257,6 +257,9 @@ impl MetaState {
         if placement.retiring.iter().any(|replica| replica.id == lost) {
             return Ok(MetaOutcome::Done);
         }
+        if !placement.voters.iter().chain(&placement.learners).any(|replica| replica.id == lost) {
+            return Err(no_replica(group, lost));
+        }
         check::node_is_known(self, node)?;
         if placement.retiring.len() >= RETIRING_REPLICAS_MAX {
             return Err(format!(
@@ -306,6 +309,10 @@ impl MetaState {
     fn placement_mut(&mut self, group: GroupId) -> Result<&mut Placement, Refusal> {
         self.placements.get_mut(&group).ok_or_else(|| no_placement(group))
     }
+}
+
+fn no_replica(group: GroupId, replica: ReplicaId) -> Refusal {
+    format!("group {group} has no replica {replica}: list its replicas and name one of them")
 }
 
 fn no_placement(group: GroupId) -> Refusal {
