@@ -22,6 +22,7 @@ pub mod engine;
 pub mod error;
 mod files;
 pub mod identity;
+pub mod log;
 pub mod table;
 
 pub use error::{Error, Result};

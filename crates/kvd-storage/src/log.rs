@@ -1,0 +1,679 @@
+//! The Raft log of all replicas of a node.
+//!
+//! # The problem
+//! A write is acknowledged when a majority has it on disk, so every write waits for a `fdatasync`. A node holds
+//! replicas of many groups: a log and a sync for each would divide the disk's few thousand syncs a second among them.
+//!
+//! # The approach
+//! One stream of records for all replicas. One writer takes everything that waits, writes it once, syncs once, and
+//! then answers each call in order. Entries, votes, committed positions, truncations and purges all go through it, so
+//! that nothing of a replica is ever reordered. Callers read what they appended at once, from memory.
+//!
+//! The stream is cut into segments, files of a fixed size that are filled with zeros before they are used and used
+//! again when nothing in them is needed: overwriting costs little more than half of what appending costs. Each record's
+//! checksum covers its segment's sequence number, which is never used twice, so old bytes never pass for new ones. The
+//! head of each segment tells the state of all replicas again, so that no older segment is kept for a vote.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `format` | the bytes |
+//! | `scan` | one segment's bytes into records; a torn tail or corruption |
+//! | `recovery` | the records of all segments into the state of each replica, and what was lost of whom |
+//! | `stream`, `memory` | one replica: as of a place in the log, and as its callers see it |
+//! | `queue`, `writer` | from calls to bytes on disk |
+//! | `pool` | segment files, made ready ahead |
+//!
+//! # What holds
+//! - `done(Ok)` means: it, and all before it of that replica, is on disk, and is there after any crash.
+//! - After a crash a replica's log is what it was after some prefix of the calls, one that includes everything that
+//!   was answered. No vote goes back, nothing that was truncated before something answered reappears.
+//! - A failed write or sync is final for the whole log: everything pending and everything later gets the error,
+//!   [`Observer::failed`] is called, and the node is expected to stop.
+//! - Rotten bits are never silent. What they touched is said by replica ([`Recovery::damaged`]), and such a replica is
+//!   not opened: it can only be removed, and made anew under another id from the other replicas. The one exception is
+//!   told in `scan`: damage of the very last write before a crash looks like a torn write, and is reported as one.
+//! - Always a new segment on opening: nothing is ever appended to a tail that was recovered.
+//!
+//! # Bounds
+//! The queue is bounded by [`Options::queue_bytes_max`]: a call that finds it full waits. The bound is for a stuck disk
+//! and lies several times above what the groups' own windows allow together. The cache of each replica is bounded by
+//! [`Options::cache_bytes_per_replica`]; entries that are not yet on disk count for the queue as well.
+//! The files are not bounded: a replica that never purges keeps every segment from its oldest entry on. Whoever makes
+//! checkpoints watches [`ReplicaLog::retained_bytes`] and [`ReplicaLog::pinned_bytes`].
+//!
+//! # What is deliberately absent
+//! No Raft: payloads, votes and committed positions are opaque. No async: callbacks. No repair: other replicas hold
+//! the truth. No compaction of old entries to the front: an idle replica purges instead.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use kvd_types::{GroupId, LogIndex, ReplicaId, Term};
+use parking_lot::Mutex;
+
+use crate::disk::Disk;
+
+mod format;
+mod memory;
+mod pool;
+mod queue;
+mod recovery;
+mod replica;
+mod scan;
+mod stream;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use replica::{ReplicaLog, ReplicaState};
+
+use memory::{Memory, Replica};
+use pool::Pool;
+use queue::{Failure, Item, Operation, Queue};
+use recovery::Recovered;
+use writer::{Core, Files, Start};
+
+/// Longest vote or committed position, in bytes.
+pub const STATE_BYTES_MAX: usize = 4096;
+/// The smallest and largest [`Options::segment_bytes`].
+pub const SEGMENT_BYTES_RANGE: std::ops::RangeInclusive<u64> = (32 << 10)..=(1 << 30);
+
+/// Called once with what came of it.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// An entry of a replica's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its index.
+    pub index: LogIndex,
+    /// The term of the leader that made it.
+    pub term: Term,
+    /// What it says; opaque here.
+    pub payload: Bytes,
+}
+
+/// An entry, named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId {
+    /// Its index.
+    pub index: LogIndex,
+    /// The term of the leader that made it.
+    pub term: Term,
+}
+
+/// Who writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writer {
+    /// A thread, and one more that makes segments ready.
+    #[default]
+    Thread,
+    /// The calling thread, before the call returns. For simulations, in which nothing may run by itself. Callbacks
+    /// may call the log again: what they submit is written when they have returned.
+    Inline,
+}
+
+/// Told how the log is doing. Called from the log's threads, so must be quick.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// So many records, of so many bytes, were made durable by one sync that took so long (zero with
+    /// [`Writer::Inline`]).
+    fn synced(&self, records: usize, bytes: usize, took: Duration) {
+        let _ = (records, bytes, took);
+    }
+
+    /// A file was made ready for the next segment, or could not be. On an error of kind `StorageFull` it is tried
+    /// again every second: refuse writes until it works, for the log dies when the current segment is full.
+    fn next_segment(&self, error: Option<&io::Error>) {
+        let _ = error;
+    }
+
+    /// The log is dead: stop the process. Called once, before the callbacks of what was pending.
+    fn failed(&self, error: &io::Error) {
+        let _ = error;
+    }
+}
+
+/// An observer that doesn't care.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {}
+
+/// Settings of a log.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of a segment, in bytes; within [`SEGMENT_BYTES_RANGE`] and a multiple of 4096. An entry can be half as long.
+    pub segment_bytes: u64,
+    /// Bytes of payload that are kept in memory for each replica once they are on disk.
+    pub cache_bytes_per_replica: usize,
+    /// Bytes that may wait for the writer; a call that finds more waits.
+    pub queue_bytes_max: usize,
+    /// Bytes that the writer takes at once; a single larger call is still taken.
+    pub batch_bytes_max: usize,
+    /// Who writes.
+    pub writer: Writer,
+    /// Who is told.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            cache_bytes_per_replica: 4 << 20,
+            queue_bytes_max: 256 << 20,
+            batch_bytes_max: 8 << 20,
+            writer: Writer::default(),
+            observer: Arc::new(NoObserver),
+        }
+    }
+}
+
+/// What was lost, where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file; empty if it is no longer there.
+    pub file: PathBuf,
+    /// Offset of the bad bytes in the file.
+    pub offset: u64,
+    /// What is wrong.
+    pub text: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.file.as_os_str().is_empty() {
+            return f.write_str(&self.text);
+        }
+        write!(f, "{} at offset {}: {}", self.file.display(), self.offset, self.text)
+    }
+}
+
+/// Where the last write before a crash was torn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The file.
+    pub file: PathBuf,
+    /// Where the records that count end.
+    pub offset: u64,
+}
+
+/// What was found when the log was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// The replicas that lost records. They are known, can't be opened, and can be removed.
+    pub damaged: BTreeMap<ReplicaId, Damage>,
+    /// Records of replicas that this log doesn't know may have been lost: it can't be said of an unknown replica that
+    /// it is new. Stays so for the life of the log.
+    pub unattributed: Option<Damage>,
+    /// The last write was torn, and cut off. It had not been acknowledged.
+    pub torn_tail: Option<TornTail>,
+    /// Segments whose header is bad in one of its two copies. The other one served.
+    pub bad_headers: Vec<PathBuf>,
+    /// Segments that were read.
+    pub segments: u64,
+    /// Records that were replayed.
+    pub records: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+}
+
+/// Why the log can't be opened, or something in it can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk refused.
+    #[error("{what} ({path}): {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// A setting makes no sense.
+    #[error("log settings: {0}")]
+    Options(String),
+    /// A segment was written by a program that knows another format.
+    #[error("{file} has log format {version}, which this program doesn't know: use the one that wrote it")]
+    Version {
+        /// The segment.
+        file: PathBuf,
+        /// Its format.
+        version: u32,
+    },
+    /// The replica lost records and must not serve.
+    #[error(
+        "the log of replica {replica} is damaged: {damage}; remove it and add another replica of its group"
+    )]
+    Damaged {
+        /// The replica.
+        replica: ReplicaId,
+        /// What was lost.
+        damage: Damage,
+    },
+    /// Nobody knows whether the replica is new, for records of unknown replicas were lost.
+    #[error(
+        "replica {replica} may have lost its log: {damage}; remove it and add another replica of its group"
+    )]
+    MayBeDamaged {
+        /// The replica.
+        replica: ReplicaId,
+        /// What was lost.
+        damage: Damage,
+    },
+    /// The replica belongs to another group.
+    #[error("replica {replica} belongs to group {group}, not to group {asked}")]
+    WrongGroup {
+        /// The replica.
+        replica: ReplicaId,
+        /// Its group.
+        group: GroupId,
+        /// The group that was asked for.
+        asked: GroupId,
+    },
+    /// The replica is not new.
+    #[error("replica {0} has a log already")]
+    Exists(ReplicaId),
+    /// The replica was removed; its id is never used again.
+    #[error("replica {0} was removed from this node")]
+    Removed(ReplicaId),
+    /// An entry on disk fails a check.
+    #[error("the log of replica {replica} of group {group} is corrupt: {damage}")]
+    Corrupt {
+        /// The group.
+        group: GroupId,
+        /// The replica.
+        replica: ReplicaId,
+        /// What is bad.
+        damage: Damage,
+    },
+}
+
+impl Error {
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+/// What all handles share.
+struct Shared {
+    dir: PathBuf,
+    segment_bytes: u64,
+    batch_bytes_max: usize,
+    observer: Arc<dyn Observer>,
+    queue: Queue,
+    files: Arc<Files>,
+    pool: Arc<Pool>,
+    replicas: Mutex<Replicas>,
+    /// The writer, if callers do its work.
+    inline: Option<Mutex<Core>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Replicas {
+    known: BTreeMap<ReplicaId, Arc<Replica>>,
+    damaged: BTreeMap<ReplicaId, Damage>,
+    /// Since the log was opened.
+    removed: BTreeSet<ReplicaId>,
+    unattributed: Option<Damage>,
+}
+
+/// The Raft log of all replicas of a node. Dropping it closes it.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    closed: bool,
+}
+
+impl Log {
+    /// Opens the log in a directory, which is made if it is missing. Reads all of it: takes seconds per gigabyte.
+    ///
+    /// # Errors
+    /// What the disk says (a read error too: it is never taken for the end of the log), settings that make no sense,
+    /// or a format that this program doesn't know. Damage is no error: see [`Recovery`].
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<(Self, Recovery), Error> {
+        if !SEGMENT_BYTES_RANGE.contains(&options.segment_bytes)
+            || !options.segment_bytes.is_multiple_of(4096)
+        {
+            return Err(Error::Options(format!(
+                "a segment of {} bytes: must be a multiple of 4096, from {} to {}",
+                options.segment_bytes,
+                SEGMENT_BYTES_RANGE.start(),
+                SEGMENT_BYTES_RANGE.end()
+            )));
+        }
+        disk.create_dir_all(dir).map_err(Error::io("cannot make the log's directory", dir))?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            disk.sync_dir(parent).map_err(Error::io("cannot sync the directory above the log's", parent))?;
+        }
+        let recovered = recovery::recover(disk.as_ref(), dir)?;
+        Self::start(disk, dir, options, recovered)
+    }
+
+    fn start(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: Options,
+        recovered: Recovered,
+    ) -> Result<(Self, Recovery), Error> {
+        let report = recovered.report;
+        let mut replicas = Replicas {
+            damaged: report.damaged.clone(),
+            unattributed: report.unattributed.clone(),
+            ..Replicas::default()
+        };
+        let mut streams = BTreeMap::new();
+        for (id, (stream, memory)) in recovered.streams {
+            replicas.known.insert(id, Replica::new(id, stream.group, stream.number, memory));
+            streams.insert(id, stream);
+        }
+        let files = Arc::new(Files::default());
+        let previous = recovered.chain.last().map(|(sequence, _)| (*sequence, recovered.end));
+        for (sequence, file) in recovered.chain {
+            files.add(sequence, file);
+        }
+        let pool = Arc::new(Pool::new(
+            disk,
+            dir,
+            options.segment_bytes,
+            Arc::clone(&options.observer),
+            recovered.next_sequence,
+            recovered.free,
+        ));
+        let core = Core::new(Start {
+            pool: Arc::clone(&pool),
+            files: Arc::clone(&files),
+            observer: Arc::clone(&options.observer),
+            streams,
+            segment_bytes: options.segment_bytes,
+            cache_bytes: options.cache_bytes_per_replica,
+            previous,
+            next_write: recovered.next_write,
+            synced: recovered.synced,
+            unattributed: report.unattributed.is_some(),
+            timed: options.writer == Writer::Thread,
+        })
+        .map_err(Error::io("cannot begin a new log segment", dir))?;
+        let (inline, threaded) = match options.writer {
+            Writer::Inline => (Some(Mutex::new(core)), None),
+            Writer::Thread => (None, Some(core)),
+        };
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            segment_bytes: options.segment_bytes,
+            batch_bytes_max: options.batch_bytes_max,
+            observer: options.observer,
+            queue: Queue::new(options.queue_bytes_max),
+            files,
+            pool,
+            replicas: Mutex::new(replicas),
+            inline,
+        });
+        let mut log = Self { shared, threads: Vec::new(), closed: false };
+        if let Some(core) = threaded {
+            log.spawn(core).map_err(Error::io("cannot start the log's threads", dir))?;
+        }
+        Ok((log, report))
+    }
+
+    fn spawn(&mut self, core: Core) -> io::Result<()> {
+        let pool = Arc::clone(&self.shared.pool);
+        pool.expect_thread();
+        self.threads.push(thread::Builder::new().name("kvd-log-pool".to_owned()).spawn(move || pool.run())?);
+        let shared = Arc::clone(&self.shared);
+        // The writer first in the list: it may still need a segment while it is being joined.
+        self.threads.insert(
+            0,
+            thread::Builder::new().name("kvd-log-writer".to_owned()).spawn(move || shared.run(core))?,
+        );
+        Ok(())
+    }
+
+    /// A replica's log, which is made if this log doesn't know the replica.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::MayBeDamaged`] (use [`Log::create`] for a replica that is known to be new),
+    /// [`Error::WrongGroup`], [`Error::Removed`].
+    pub fn replica(&self, group: GroupId, replica: ReplicaId) -> Result<ReplicaLog, Error> {
+        let mut replicas = self.shared.replicas.lock();
+        if let Some(damage) = replicas.damaged.get(&replica) {
+            return Err(Error::Damaged { replica, damage: damage.clone() });
+        }
+        if let Some(known) = replicas.known.get(&replica) {
+            if known.group != group {
+                return Err(Error::WrongGroup { replica, group: known.group, asked: group });
+            }
+            return Ok(ReplicaLog::new(Arc::clone(&self.shared), Arc::clone(known)));
+        }
+        if let Some(damage) = &replicas.unattributed {
+            return Err(Error::MayBeDamaged { replica, damage: damage.clone() });
+        }
+        self.shared.add(&mut replicas, group, replica)
+    }
+
+    /// The log of a replica that never was on this node before, by the word of whoever minted its id.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Removed`].
+    pub fn create(&self, group: GroupId, replica: ReplicaId) -> Result<ReplicaLog, Error> {
+        let mut replicas = self.shared.replicas.lock();
+        if replicas.known.contains_key(&replica) {
+            return Err(Error::Exists(replica));
+        }
+        self.shared.add(&mut replicas, group, replica)
+    }
+
+    /// The replicas that this log knows, damaged ones included.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<(GroupId, ReplicaId)> {
+        self.shared.replicas.lock().known.iter().map(|(id, replica)| (replica.group, *id)).collect()
+    }
+
+    /// The damaged replicas that were not removed.
+    #[must_use]
+    pub fn damaged(&self) -> BTreeMap<ReplicaId, Damage> {
+        self.shared.replicas.lock().damaged.clone()
+    }
+
+    /// Forgets a replica for ever, a damaged one too. Its handles refuse everything from now on; `done` is called once
+    /// it is durable, at once if this log doesn't know the replica.
+    pub fn remove(&self, replica: ReplicaId, done: Done) {
+        let known = {
+            let mut replicas = self.shared.replicas.lock();
+            replicas.damaged.remove(&replica);
+            replicas.removed.insert(replica);
+            replicas.known.remove(&replica)
+        };
+        match known {
+            Some(known) => {
+                ReplicaLog::new(Arc::clone(&self.shared), known).submit(Operation::Remove, Some(done));
+            }
+            None => done(Ok(())),
+        }
+    }
+
+    /// Bytes that wait for the writer.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.shared.queue.bytes()
+    }
+
+    /// Bytes of all segments that are needed.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.bytes_from(0)
+    }
+
+    /// Longest payload of an entry, in bytes.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        self.shared.entry_bytes_max()
+    }
+
+    /// Whether a file is ready for the next segment. If not for long, the disk is probably full.
+    #[must_use]
+    pub fn next_segment_is_ready(&self) -> bool {
+        self.shared.pool.is_ready()
+    }
+
+    /// Why the log takes nothing any more; none while it is alive.
+    #[must_use]
+    pub fn failure(&self) -> Option<io::Error> {
+        self.shared.queue.refuses().map(|failure| failure.error())
+    }
+
+    /// Writes and syncs all that was submitted, answers it, and ends the threads. Handles refuse everything
+    /// afterwards.
+    ///
+    /// # Errors
+    /// What the log died of, if it did.
+    pub fn close(mut self) -> io::Result<()> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        let failed = self.shared.queue.refuses();
+        self.shared.queue.close();
+        if let Some(core) = &self.shared.inline {
+            self.shared.drive();
+            if failed.is_none() {
+                self.shared.finish(&mut core.lock());
+            }
+        }
+        let mut threads = self.threads.drain(..);
+        let mut panicked = threads.next().is_some_and(|writer| writer.join().is_err());
+        self.shared.pool.stop();
+        for thread in threads {
+            panicked |= thread.join().is_err();
+        }
+        if panicked {
+            return Err(io::Error::other("a thread of the log panicked"));
+        }
+        match self.shared.queue.death() {
+            Some(failure) => Err(failure.error()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut_down() {
+            tracing::error!(dir = %self.shared.dir.display(), %error, "the log was not closed cleanly");
+        }
+    }
+}
+
+impl Shared {
+    fn add(
+        self: &Arc<Self>,
+        replicas: &mut Replicas,
+        group: GroupId,
+        id: ReplicaId,
+    ) -> Result<ReplicaLog, Error> {
+        if replicas.removed.contains(&id) {
+            return Err(Error::Removed(id));
+        }
+        let replica = Replica::new(id, group, 0, Memory::default());
+        replicas.known.insert(id, Arc::clone(&replica));
+        Ok(ReplicaLog::new(Arc::clone(self), replica))
+    }
+
+    fn is_threaded(&self) -> bool {
+        self.inline.is_none()
+    }
+
+    /// Half of what a segment holds; the other half is for the state of all replicas at its head.
+    fn entry_bytes_max(&self) -> usize {
+        let bytes = (self.segment_bytes - format::RECORDS_START) / 2 - format::RECORD_HEADER_BYTES as u64;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    fn bytes_from(&self, sequence: u64) -> u64 {
+        self.files.count_from(sequence) * self.segment_bytes
+    }
+
+    /// The writer's thread.
+    fn run(&self, mut core: Core) {
+        self.queue.this_is_the_writer();
+        let guard = FailOnPanic(self);
+        while let Some(items) = self.queue.wait(self.batch_bytes_max) {
+            self.write(&mut core, items);
+        }
+        self.finish(&mut core);
+        drop(guard);
+    }
+
+    /// Does the writer's work, if callers do it. A call from within a callback leaves it to the one outside.
+    fn drive(&self) {
+        let Some(core) = &self.inline else { return };
+        // Another thread may have added an item after the last look and failed to get the lock: look again.
+        while self.queue.has_items() {
+            let Some(mut core) = core.try_lock() else { return };
+            let items = self.queue.take(self.batch_bytes_max);
+            if !items.is_empty() {
+                self.write(&mut core, items);
+            }
+        }
+    }
+
+    fn write(&self, core: &mut Core, items: Vec<Item>) {
+        if let Err(error) = core.process(&items) {
+            self.fail(&error, items);
+            return;
+        }
+        let bytes = items.iter().map(|item| item.bytes).sum();
+        for done in items.into_iter().filter_map(|item| item.done) {
+            done(Ok(()));
+        }
+        self.queue.release(bytes);
+    }
+
+    fn finish(&self, core: &mut Core) {
+        if self.queue.death().is_none()
+            && let Err(error) = core.close()
+        {
+            self.fail(&error, Vec::new());
+        }
+    }
+
+    fn fail(&self, error: &io::Error, items: Vec<Item>) {
+        let failure = Failure::new(error);
+        tracing::error!(dir = %self.dir.display(), %error, "the log is dead");
+        let waiting = self.queue.fail(failure.clone());
+        self.observer.failed(&failure.error());
+        for done in items.into_iter().chain(waiting).filter_map(|item| item.done) {
+            done(Err(failure.error()));
+        }
+    }
+}
+
+/// A callback that panics must not leave others waiting for ever.
+struct FailOnPanic<'a>(&'a Shared);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail(&io::Error::other("the log's writer panicked"), Vec::new());
+        }
+    }
+}

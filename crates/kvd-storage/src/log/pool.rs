@@ -1,0 +1,269 @@
+//! Segment files, made ready before they are needed.
+//!
+//! `fdatasync` of blocks that were written before touches no metadata and takes little more than half the time, so a
+//! segment is filled with zeros once, and used again when nothing in it is needed any more. Both happen ahead of the
+//! writer, on a thread of their own: always one segment is ready while another is being written. A file gets its
+//! next name, which is its next sequence number, while it is being made ready, and the directory is synced then: the
+//! writer does neither.
+//!
+//! When the disk is full, making a segment ready is tried again every second, and the observer is told: there is
+//! still the rest of the current segment to refuse writes with. Only a writer that needs the segment and still can't
+//! have it fails, and with it the log. Any other failure is final at once.
+//!
+//! Which files may be used again is the writer's business: see [`super::writer`].
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{Observer, queue::Failure};
+use crate::disk::{Disk, File};
+
+/// Suffix of a segment's file name; before it stands the sequence number in 16 hexadecimal digits.
+const SUFFIX: &str = ".kvdlog";
+/// The name under which a new segment is filled with zeros.
+pub(super) const UNFINISHED: &str = "unfinished.tmp";
+const FILL_BYTES: usize = 1 << 20;
+/// So much is filled between two syncs, so that the writer's own syncs never queue behind a whole segment.
+const FILL_SYNC_BYTES: u64 = 8 << 20;
+/// Files that are kept to be used again; more of them are removed.
+const SPARE_MAX: usize = 2;
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The path of a segment.
+pub(super) fn segment_path(dir: &Path, sequence: u64) -> PathBuf {
+    dir.join(format!("{sequence:016x}{SUFFIX}"))
+}
+
+/// The sequence number in a segment's file name.
+pub(super) fn sequence_of(path: &Path) -> Option<u64> {
+    let digits = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?;
+    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
+}
+
+/// A file that is ready to become a segment.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) sequence: u64,
+    pub(super) file: Arc<dyn File>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pool {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    segment_bytes: u64,
+    observer: Arc<dyn Observer>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    next_sequence: u64,
+    free: BTreeSet<u64>,
+    ready: Option<Prepared>,
+    /// Counts the failed attempts.
+    failures: u64,
+    failure: Option<Failure>,
+    /// No use in trying again.
+    dead: bool,
+    hurry: bool,
+    threaded: bool,
+    stopped: bool,
+}
+
+impl Pool {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        segment_bytes: u64,
+        observer: Arc<dyn Observer>,
+        next_sequence: u64,
+        free: BTreeSet<u64>,
+    ) -> Self {
+        let state = State {
+            next_sequence,
+            free,
+            ready: None,
+            failures: 0,
+            failure: None,
+            dead: false,
+            hurry: false,
+            threaded: false,
+            stopped: false,
+        };
+        let state = Mutex::new(state);
+        Self { disk, dir: dir.to_owned(), segment_bytes, observer, state, changed: Condvar::new() }
+    }
+
+    /// A file for the next segment. With a helper thread it usually is ready; without one it is made now.
+    pub(super) fn take(&self) -> io::Result<Prepared> {
+        let mut state = self.state.lock();
+        if !state.threaded {
+            drop(state);
+            self.remove_surplus();
+            return self.prepare();
+        }
+        let failures = state.failures;
+        state.hurry = true;
+        self.changed.notify_all();
+        loop {
+            if let Some(prepared) = state.ready.take() {
+                state.hurry = false;
+                self.changed.notify_all();
+                return Ok(prepared);
+            }
+            if let Some(failure) = &state.failure
+                && (state.dead || state.failures > failures)
+            {
+                return Err(failure.error());
+            }
+            if state.stopped {
+                return Err(Failure::closed().error());
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Nothing in those segments is needed any more.
+    pub(super) fn free(&self, sequences: impl IntoIterator<Item = u64>) {
+        self.state.lock().free.extend(sequences);
+        self.changed.notify_all();
+    }
+
+    /// Whether a file is ready for the next segment.
+    pub(super) fn is_ready(&self) -> bool {
+        self.state.lock().ready.is_some()
+    }
+
+    /// From now on a thread runs [`Pool::run`].
+    pub(super) fn expect_thread(&self) {
+        self.state.lock().threaded = true;
+    }
+
+    /// Ends [`Pool::run`].
+    pub(super) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// The helper thread: keeps one segment ready and removes files that nobody needs.
+    pub(super) fn run(&self) {
+        loop {
+            let mut state = self.state.lock();
+            if state.stopped {
+                return;
+            }
+            if state.ready.is_some() || state.dead {
+                if state.free.len() > SPARE_MAX {
+                    drop(state);
+                    self.remove_surplus();
+                } else {
+                    self.changed.wait(&mut state);
+                }
+                continue;
+            }
+            if state.failure.is_some() && !state.hurry {
+                self.changed.wait_for(&mut state, RETRY_DELAY);
+                if state.stopped {
+                    return;
+                }
+            }
+            state.hurry = false;
+            drop(state);
+            let prepared = self.prepare();
+            self.observer.next_segment(prepared.as_ref().err());
+            let mut state = self.state.lock();
+            match prepared {
+                Ok(prepared) => {
+                    state.ready = Some(prepared);
+                    state.failure = None;
+                }
+                Err(error) => {
+                    tracing::error!(dir = %self.dir.display(), %error, "cannot make the next log segment ready");
+                    state.failures += 1;
+                    state.dead = error.kind() != io::ErrorKind::StorageFull;
+                    state.failure = Some(Failure::new(&error));
+                }
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Makes one file ready: an old one under a new name, or a new one full of zeros.
+    pub(super) fn prepare(&self) -> io::Result<Prepared> {
+        let (sequence, free) = {
+            let mut state = self.state.lock();
+            let sequence = state.next_sequence;
+            // A name is never tried twice: after a failure nobody knows what it stands for.
+            state.next_sequence += 1;
+            (sequence, state.free.pop_last())
+        };
+        let path = segment_path(&self.dir, sequence);
+        if let Some(free) = free {
+            let old = segment_path(&self.dir, free);
+            if self.disk.open(&old)?.size_bytes()? == self.segment_bytes {
+                self.disk.rename(&old, &path)?;
+                self.disk.sync_dir(&self.dir)?;
+                return Ok(Prepared { sequence, file: Arc::from(self.disk.open(&path)?) });
+            }
+            self.disk.remove(&old)?;
+        }
+        let unfinished = self.dir.join(UNFINISHED);
+        let file = match self.fill(&unfinished) {
+            Ok(file) => file,
+            Err(error) => {
+                // Its blocks are what a full disk needs most. If even this fails, the next start does it.
+                if let Err(error) = self.disk.remove(&unfinished) {
+                    tracing::warn!(path = %unfinished.display(), %error, "cannot remove an unfinished log segment");
+                }
+                return Err(error);
+            }
+        };
+        self.disk.rename(&unfinished, &path)?;
+        self.disk.sync_dir(&self.dir)?;
+        Ok(Prepared { sequence, file })
+    }
+
+    fn fill(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        if self.disk.list(&self.dir)?.iter().any(|there| there == path) {
+            self.disk.remove(path)?;
+        }
+        let file = self.disk.create(path)?;
+        let zeros = vec![0; FILL_BYTES];
+        let mut offset = 0;
+        while offset < self.segment_bytes {
+            let chunk = usize::try_from(self.segment_bytes - offset).unwrap_or(FILL_BYTES).min(FILL_BYTES);
+            file.write_all_at(zeros.get(..chunk).unwrap_or(&zeros), offset)?;
+            offset += chunk as u64;
+            if offset.is_multiple_of(FILL_SYNC_BYTES) {
+                file.sync_data()?;
+            }
+        }
+        file.sync_data()?;
+        Ok(Arc::from(file))
+    }
+
+    fn remove_surplus(&self) {
+        loop {
+            let surplus = {
+                let mut state = self.state.lock();
+                if state.free.len() > SPARE_MAX { state.free.pop_first() } else { None }
+            };
+            let Some(sequence) = surplus else { return };
+            let path = segment_path(&self.dir, sequence);
+            if let Err(error) = self.disk.remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an unused log segment");
+            }
+        }
+    }
+}
