@@ -14,6 +14,7 @@ use crate::{
 mod concurrent;
 mod install;
 mod model;
+mod moments;
 
 type Model = BTreeMap<Bytes, Bytes>;
 

@@ -123,7 +123,7 @@ impl MemoryEngine {
 fn an_installation_cut_short_leaves_old_or_new() {
     let (old, new) = (numbered(0..50, "old"), numbered(25..3000, "new"));
     at_every_step(&old, keeping(|table| table.replace(rows(&new))), |found| {
-        assert!(*found == old || *found == new)
+        assert!(*found == old || *found == new);
     });
 }
 
