@@ -43,12 +43,18 @@ struct Found<'a> {
 impl Found<'_> {
     fn add(&mut self, setting: &'static str, value: impl ToString, message: String) {
         let source = self.sources.get(setting).cloned().unwrap_or(Source::Default);
-        self.problems.push(Problem { setting: setting.to_owned(), value: Some(value.to_string()), source, message });
+        self.problems.push(Problem {
+            setting: setting.to_owned(),
+            value: Some(value.to_string()),
+            source,
+            message,
+        });
     }
 
     fn timing(&mut self, config: &Config) {
         let raft = &config.raft;
-        let (heartbeat, min, max) = (raft.heartbeat_ms, raft.election_timeout_min_ms, raft.election_timeout_max_ms);
+        let (heartbeat, min, max) =
+            (raft.heartbeat_ms, raft.election_timeout_min_ms, raft.election_timeout_max_ms);
         if heartbeat.saturating_mul(HEARTBEATS_PER_ELECTION) > min {
             self.add(
                 "raft.heartbeat_ms",
@@ -88,18 +94,27 @@ impl Found<'_> {
             );
         }
         if config.seeds.len() > NODES_MAX {
-            let message = format!("there are {} of them; a cluster has at most {NODES_MAX} nodes", config.seeds.len());
+            let message =
+                format!("there are {} of them; a cluster has at most {NODES_MAX} nodes", config.seeds.len());
             self.add("seeds", "[…]", message);
         }
         let mut seen = BTreeSet::new();
         for seed in config.seeds.iter().filter(|seed| !seen.insert(seed.as_str())) {
-            self.add("seeds", format!("{:?}", config.seeds), format!("names {seed} twice; each node has an address of its own"));
+            self.add(
+                "seeds",
+                format!("{:?}", config.seeds),
+                format!("names {seed} twice; each node has an address of its own"),
+            );
         }
     }
 
     fn addresses(&mut self, config: &Config) {
         if config.data_dir.as_os_str().is_empty() {
-            self.add("data_dir", "\"\"", "is empty; name the directory that shall hold the node's data".to_owned());
+            self.add(
+                "data_dir",
+                "\"\"",
+                "is empty; name the directory that shall hold the node's data".to_owned(),
+            );
         }
         let listens = [
             ("listen_client", config.listen_client),
@@ -111,7 +126,11 @@ impl Found<'_> {
                 self.add(setting, address, "needs a port from 1 to 65535".to_owned());
             }
             for (other, taken) in listens.iter().take(index).filter(|(_, taken)| clash(*taken, *address)) {
-                self.add(setting, address, format!("has the port of {other} = {taken}; give each a port of its own"));
+                self.add(
+                    setting,
+                    address,
+                    format!("has the port of {other} = {taken}; give each a port of its own"),
+                );
             }
         }
         let advertised = [
@@ -132,7 +151,11 @@ impl Found<'_> {
         match host_and_port(address) {
             Err(message) => self.add(setting, address, message),
             Ok((host, _)) if host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified()) => {
-                self.add(setting, address, "is a wildcard, which nobody can connect to; name a host or an IP address".to_owned());
+                self.add(
+                    setting,
+                    address,
+                    "is a wildcard, which nobody can connect to; name a host or an IP address".to_owned(),
+                );
             }
             Ok(_) => {}
         }

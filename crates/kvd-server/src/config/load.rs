@@ -72,7 +72,10 @@ impl Config {
 /// A flag for each setting that may have one, and `--config`.
 #[must_use]
 pub fn flags() -> Vec<Arg> {
-    let config = Arg::new(CONFIG_FLAG).long(CONFIG_FLAG).value_name("FILE").help("TOML file with settings [env: KVD_CONFIG]");
+    let config = Arg::new(CONFIG_FLAG)
+        .long(CONFIG_FLAG)
+        .value_name("FILE")
+        .help("TOML file with settings [env: KVD_CONFIG]");
     let of_setting = |setting: &'static Setting| {
         let flag = setting.flag?;
         let help = format!("{} [env: {}]", setting.help, setting.variable());
@@ -91,7 +94,8 @@ pub fn from_matches(
     env: impl IntoIterator<Item = (String, String)>,
     files: impl Fn(&Path) -> io::Result<String>,
 ) -> Result<Loaded, Problems> {
-    let env: BTreeMap<String, String> = env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+    let env: BTreeMap<String, String> =
+        env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     let mut layers = Layers::default();
     if let Some((path, source)) = config_path(matches, &env) {
         layers.add_file(&path, source, files);
@@ -152,7 +156,8 @@ impl Layers {
     }
 
     fn add_environment(&mut self, env: &BTreeMap<String, String>) {
-        let variables: BTreeMap<String, &Setting> = SETTINGS.iter().map(|setting| (setting.variable(), setting)).collect();
+        let variables: BTreeMap<String, &Setting> =
+            SETTINGS.iter().map(|setting| (setting.variable(), setting)).collect();
         for (name, text) in env {
             if let Some(setting) = variables.get(name) {
                 // An empty variable is one that a template left empty: as good as unset.
@@ -166,7 +171,9 @@ impl Layers {
                         Source::Environment(name.clone()),
                         format!("there is no such setting; {near} was probably meant (or unset it)"),
                     ),
-                    None => self.warnings.push(format!("the environment variable {name} is not a setting of kvd; it is ignored")),
+                    None => self.warnings.push(format!(
+                        "the environment variable {name} is not a setting of kvd; it is ignored"
+                    )),
                 }
             }
         }
@@ -212,7 +219,12 @@ impl Layers {
             return Err(Problems(self.problems));
         }
         let mut config = self.build().map_err(|message| {
-            Problems(vec![Problem { setting: "configuration".to_owned(), value: None, source: Source::Default, message }])
+            Problems(vec![Problem {
+                setting: "configuration".to_owned(),
+                value: None,
+                source: Source::Default,
+                message,
+            }])
         })?;
         config.derive();
         let problems = check::relations(&config, &self.sources);
@@ -280,7 +292,10 @@ fn edit_distance(from: &str, to: &str) -> usize {
 pub(super) fn is_service_link(variable: &str) -> bool {
     let Some(rest) = variable.strip_prefix(PREFIX) else { return false };
     let padded = format!("_{rest}");
-    if padded.ends_with("_SERVICE_HOST") || padded.ends_with("_SERVICE_PORT") || padded.contains("_SERVICE_PORT_") {
+    if padded.ends_with("_SERVICE_HOST")
+        || padded.ends_with("_SERVICE_PORT")
+        || padded.contains("_SERVICE_PORT_")
+    {
         return true;
     }
     if padded.ends_with("_PORT") && !padded.contains("_PORT_") {

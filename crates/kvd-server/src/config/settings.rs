@@ -79,13 +79,38 @@ pub static SETTINGS: &[Setting] = &[
         "The node's share of replicas and leaders, relative to other nodes' (100 is usual)"
     ),
     setting!("cluster_token", None, Kind::Secret, "Secret that the nodes of one cluster share"),
-    setting!("seeds", Some("seeds"), Kind::Peers, "Peer addresses through which to find the cluster, with commas between"),
+    setting!(
+        "seeds",
+        Some("seeds"),
+        Kind::Peers,
+        "Peer addresses through which to find the cluster, with commas between"
+    ),
     setting!("listen_client", Some("listen-client"), Kind::Listen, "Where to listen for clients' gRPC"),
     setting!("listen_peer", Some("listen-peer"), Kind::Listen, "Where to listen for other nodes"),
-    setting!("listen_http", Some("listen-http"), Kind::Listen, "Where to listen for HTTP: REST, health and metrics"),
-    setting!("advertise_client", Some("advertise-client"), Kind::Advertise, "Where clients reach this node, host:port"),
-    setting!("advertise_peer", Some("advertise-peer"), Kind::Advertise, "Where other nodes reach this one, host:port"),
-    setting!("advertise_http", Some("advertise-http"), Kind::Advertise, "Where this node's HTTP is reached, host:port"),
+    setting!(
+        "listen_http",
+        Some("listen-http"),
+        Kind::Listen,
+        "Where to listen for HTTP: REST, health and metrics"
+    ),
+    setting!(
+        "advertise_client",
+        Some("advertise-client"),
+        Kind::Advertise,
+        "Where clients reach this node, host:port"
+    ),
+    setting!(
+        "advertise_peer",
+        Some("advertise-peer"),
+        Kind::Advertise,
+        "Where other nodes reach this one, host:port"
+    ),
+    setting!(
+        "advertise_http",
+        Some("advertise-http"),
+        Kind::Advertise,
+        "Where this node's HTTP is reached, host:port"
+    ),
     setting!(
         "cluster.shards",
         Some("cluster-shards"),
@@ -122,7 +147,12 @@ pub static SETTINGS: &[Setting] = &[
         Kind::Integer(MILLISECONDS),
         "Most silence before an election, in milliseconds"
     ),
-    setting!("storage.engine", Some("storage-engine"), Kind::Word(&["sled", "memory"]), "What holds the applied state"),
+    setting!(
+        "storage.engine",
+        Some("storage-engine"),
+        Kind::Word(&["sled", "memory"]),
+        "What holds the applied state"
+    ),
     setting!(
         "storage.log_segment_bytes",
         Some("storage-log-segment-bytes"),
@@ -178,7 +208,12 @@ pub static SETTINGS: &[Setting] = &[
         "How long requests may take to end and leaders to move, in milliseconds"
     ),
     setting!("log.format", Some("log-format"), Kind::Word(&["text", "json"]), "How log lines look"),
-    setting!("log.filter", Some("log-filter"), Kind::Filter, "Which log lines there are, such as warn,kvd_raft=debug"),
+    setting!(
+        "log.filter",
+        Some("log-filter"),
+        Kind::Filter,
+        "Which log lines there are, such as warn,kvd_raft=debug"
+    ),
 ];
 
 /// The setting at a path.
@@ -210,8 +245,12 @@ impl Kind {
     /// What is wrong with it and what it should look like.
     pub fn accept(&self, value: Value) -> Result<Value, String> {
         match (self, value) {
-            (Self::Integer(range), Value::Integer(number)) => in_range(number, range).ok_or_else(|| self.wanted()),
-            (Self::Bytes(range), Value::Integer(number)) => in_range(number, range).ok_or_else(|| self.wanted()),
+            (Self::Integer(range), Value::Integer(number)) => {
+                in_range(number, range).ok_or_else(|| self.wanted())
+            }
+            (Self::Bytes(range), Value::Integer(number)) => {
+                in_range(number, range).ok_or_else(|| self.wanted())
+            }
             (Self::Bytes(range), Value::String(text)) => {
                 parse_bytes(&text).and_then(|number| in_range(number, range)).ok_or_else(|| self.wanted())
             }
@@ -244,17 +283,27 @@ impl Kind {
     /// What a value should look like.
     fn wanted(&self) -> String {
         match self {
-            Self::Text(bytes_max) => format!("must be text of at most {bytes_max} bytes without control characters"),
-            Self::Secret => format!("must be text of at most {SECRET_BYTES_MAX} bytes without control characters"),
+            Self::Text(bytes_max) => {
+                format!("must be text of at most {bytes_max} bytes without control characters")
+            }
+            Self::Secret => {
+                format!("must be text of at most {SECRET_BYTES_MAX} bytes without control characters")
+            }
             Self::Path => "must be a path, as text".to_owned(),
-            Self::Integer(range) => format!("must be a whole number from {} to {}", range.start(), range.end()),
+            Self::Integer(range) => {
+                format!("must be a whole number from {} to {}", range.start(), range.end())
+            }
             Self::Bytes(range) => format!(
                 "must be a number of bytes from {} to {}, or text such as \"64MiB\" (KiB, MiB, GiB)",
                 range.start(),
                 range.end()
             ),
-            Self::Listen => "must be an IP address and a port, such as \"0.0.0.0:7400\" or \"[::]:7400\"".to_owned(),
-            Self::Advertise => "must be a host and a port as text, such as \"node-1.example:7400\"".to_owned(),
+            Self::Listen => {
+                "must be an IP address and a port, such as \"0.0.0.0:7400\" or \"[::]:7400\"".to_owned()
+            }
+            Self::Advertise => {
+                "must be a host and a port as text, such as \"node-1.example:7400\"".to_owned()
+            }
             Self::Peers => "must be a list of hosts and ports, such as [\"node-1.example:7401\"]".to_owned(),
             Self::Word(words) => format!("must be one of: {}", words.join(", ")),
             Self::Filter => "must be a filter such as \"info\" or \"warn,kvd_raft=debug\"".to_owned(),
@@ -300,5 +349,9 @@ pub fn host_and_port(text: &str) -> Result<(&str, u16), String> {
             !host.is_empty() && host.chars().all(allowed)
         }
     };
-    if good && port != 0 && text.len() <= LABEL_BYTES_MAX { Ok((bracketed.unwrap_or(host), port)) } else { Err(wanted()) }
+    if good && port != 0 && text.len() <= LABEL_BYTES_MAX {
+        Ok((bracketed.unwrap_or(host), port))
+    } else {
+        Err(wanted())
+    }
 }
