@@ -1,1 +1,38 @@
-//! Placeholder.
+//! One Raft group and many: openraft behind kvd's log, machines and transport.
+//!
+//! # What is here
+//! - [`group`]: one replica of one group: write, read, receive, change members.
+//! - [`propose`], [`read`]: what makes a group fast: many commands in one log entry, many reads in one quorum round.
+//! - [`state`]: the applied state: machine, rows in memory and in the engine, checkpoints, faults.
+//! - [`transport`]: the seam to the network; [`peer`]: the gRPC transport, one connection per peer and lane, frames that
+//!   carry messages of many groups.
+//! - [`clock`]: the seam to the wall clock.
+//! - `log_store`, `state_machine`, `network`, `codec`, `types`: openraft's traits and types on ours, and nothing more.
+//!
+//! # Invariants
+//! - Nothing is acknowledged before the log has synced it on a majority.
+//! - What openraft calls a node is a replica here: its id is minted once and never reused.
+//! - A replica whose rows fail a check stops serving at once and says so through [`Group::fault`].
+//!
+//! # What is deliberately absent
+//! Nothing here knows of the ring, of other groups, of clients or of configuration; no openraft type is public.
+
+pub mod clock;
+mod codec;
+pub mod group;
+mod log_store;
+mod network;
+pub mod peer;
+mod propose;
+mod read;
+pub mod state;
+mod state_machine;
+pub mod transport;
+mod types;
+
+pub use group::{Group, Members, OpenError, Parts, Role, Status, Timing};
+pub use state::{DrainOptions, Fault};
+pub use transport::{CallError, Lane, Transport};
+
+#[cfg(test)]
+mod tests;

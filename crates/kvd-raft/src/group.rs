@@ -1,0 +1,462 @@
+//! One replica of one group: a handle to write, read, receive messages and change members through.
+//!
+//! A [`Group`] is cheap to clone. Opening one starts its tasks (openraft's, the proposer, the read rounds, the drain);
+//! [`Group::shutdown`] ends them and waits, so that a replica can be opened again on the same disk.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use kvd_machine::{Machine, MetaState, ShardReader};
+use kvd_proto::peer::v1::envelope::Body;
+use kvd_storage::{
+    checkpoint::CheckpointStore,
+    log::{self, ReplicaLog},
+    table::Table,
+};
+use kvd_types::{Command, Error, ErrorKind, GroupId, LogIndex, NodeId, Outcome, ReplicaId, Result, Term, cluster::Replica};
+use openraft::{
+    Config, ServerState, SnapshotPolicy,
+    async_runtime::WatchReceiver as _,
+    errors::{InitializeError, RaftError},
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::Clock,
+    codec,
+    log_store::LogStore,
+    network::{NetworkFactory, NetworkOptions},
+    propose::ProposalQueue,
+    read::ReadQueue,
+    state::{DrainOptions, Fault, OnApplied, ReplicaState},
+    state_machine::StateMachine,
+    transport::Transport,
+    types::{Metrics, TypeConfig},
+};
+
+mod members;
+mod messages;
+
+pub use members::Members;
+
+/// Log entries kept behind a checkpoint, for followers that are a little late.
+const ENTRIES_KEPT_BEHIND_CHECKPOINT: u64 = 1024;
+/// Log entries removed at once.
+const PURGE_BATCH_ENTRIES: u64 = 1024;
+/// Log entries in one append request, beside the log reader's bound in bytes.
+const APPEND_ENTRIES_MAX: u64 = 1024;
+
+/// Openraft, with this crate's types.
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// The times of a group, the same on all its replicas.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How often a leader tells its followers that it is there.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing for a random time from this…
+    pub election_timeout_min: Duration,
+    /// …to this asks to be elected.
+    pub election_timeout_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(150),
+            election_timeout_min: Duration::from_millis(600),
+            election_timeout_max: Duration::from_millis(1200),
+        }
+    }
+}
+
+/// What a replica is opened with.
+pub struct Parts {
+    /// Its group.
+    pub group: GroupId,
+    /// Its own id.
+    pub replica: ReplicaId,
+    /// Its stream of the node's log.
+    pub log: ReplicaLog,
+    /// Its rows.
+    pub table: Arc<Table>,
+    /// Its checkpoints.
+    pub checkpoints: CheckpointStore,
+    /// Its way to the other replicas.
+    pub transport: Arc<dyn Transport>,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Its times.
+    pub timing: Timing,
+    /// When its rows go to the engine.
+    pub drain: DrainOptions,
+    /// Told of each batch of applied entries.
+    pub on_applied: Option<OnApplied>,
+}
+
+/// Why a replica can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its own log and checkpoints don't suffice to rebuild it: it must be replaced from its peers.
+    #[error("replica {replica} of group {group} can't be rebuilt from its own disk: {reason}")]
+    Lost {
+        /// The group.
+        group: GroupId,
+        /// The replica.
+        replica: ReplicaId,
+        /// What is missing.
+        reason: String,
+    },
+    /// Something else failed.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// What a replica is to its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Orders the group's writes.
+    Leader,
+    /// Votes and follows.
+    Follower,
+    /// Asks to lead.
+    Candidate,
+    /// Follows without a vote.
+    Learner,
+    /// Has stopped.
+    Stopped,
+}
+
+/// Where a replica stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The group.
+    pub group: GroupId,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// What it is to its group.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// The replica that leads, and its node, as far as this one knows.
+    pub leader: Option<Replica>,
+    /// The last entry in its log.
+    pub last_log_index: Option<LogIndex>,
+    /// The last entry that it knows to be committed.
+    pub committed_index: Option<LogIndex>,
+    /// The last entry that it has applied.
+    pub applied_index: Option<LogIndex>,
+    /// The entry up to which its checkpoint reaches.
+    pub checkpoint_index: Option<LogIndex>,
+    /// Bytes of log that it keeps.
+    pub log_bytes: u64,
+    /// The digest of its contents; `None` while it installs a checkpoint.
+    pub digest: Option<u64>,
+}
+
+/// One replica of one group.
+#[derive(Clone)]
+pub struct Group(Arc<Inner>);
+
+struct Inner {
+    raft: Raft,
+    log: ReplicaLog,
+    state: Arc<ReplicaState>,
+    reader: Option<ShardReader>,
+    proposals: ProposalQueue,
+    reads: ReadQueue,
+    cancelled: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Group {
+    /// Opens a replica and starts its tasks.
+    ///
+    /// With `rebuild` its rows are not believed, whatever they are: they are made anew from the newest checkpoint, and the
+    /// log brings them up to date. Rows that are behind the start of the log are rebuilt in any case.
+    ///
+    /// # Errors
+    /// [`OpenError::Lost`] if checkpoint and log leave a gap.
+    pub async fn open(parts: Parts, rebuild: bool) -> Result<Self, OpenError> {
+        let Parts { group, replica, log, table, checkpoints, transport, clock, timing, drain, on_applied } = parts;
+        let state = {
+            let log = log.clone();
+            crate::state::blocking(move || {
+                Ok(open_state(group, replica, &log, table, checkpoints, on_applied, rebuild))
+            })
+            .await
+            .map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
+        };
+        let state = Arc::new(state);
+        let network = NetworkFactory {
+            group,
+            replica,
+            transport,
+            options: NetworkOptions {
+                append_patience: timing.election_timeout_max,
+                control_patience: timing.election_timeout_min,
+            },
+        };
+        let config = Arc::new(raft_config(group, timing)?);
+        let raft = Raft::new(replica, config, network, LogStore::new(log.clone()), StateMachine(Arc::clone(&state)))
+            .await
+            .map_err(|fatal| OpenError::Failed(Error::internal(format!("group {group} can't start: {fatal}"))))?;
+
+        let (proposals, proposer) = ProposalQueue::new(group, raft.clone(), clock);
+        let (reads, rounds) = ReadQueue::new(group, raft.clone(), timing.election_timeout_max);
+        let cancelled = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(proposer.run(cancelled.clone()));
+        tasks.spawn(rounds.run(cancelled.clone()));
+        tasks.spawn(Arc::clone(&state).drain_loop(drain, cancelled.clone()));
+        tasks.close();
+        let reader = state.with_machine(|machine| match machine {
+            Machine::Shard(shard) => Some(shard.reader()),
+            Machine::Meta(_) => None,
+        });
+        Ok(Self(Arc::new(Inner { raft, log, state, reader, proposals, reads, cancelled, tasks })))
+    }
+
+    /// The group.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.0.state.group
+    }
+
+    /// The replica.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        self.0.state.replica
+    }
+
+    /// Proposes a command and waits for its outcome, however long that takes: deadlines are the caller's.
+    ///
+    /// # Errors
+    /// Not leader, overloaded, unavailable: it was not applied. Unknown: it may have been, or may be.
+    pub async fn propose(&self, command: Command) -> Result<Outcome> {
+        self.0.proposals.propose(command).await.map_err(|error| self.with_leader(error))
+    }
+
+    /// Waits until [`Self::reader`] shows everything that was committed before this was called.
+    ///
+    /// # Errors
+    /// Not leader, unavailable, overloaded.
+    pub async fn read_barrier(&self) -> Result<()> {
+        self.0.reads.barrier().await.map_err(|error| self.with_leader(error))
+    }
+
+    /// Reads the shard as this replica has applied it; `None` for the meta group.
+    #[must_use]
+    pub fn reader(&self) -> Option<&ShardReader> {
+        self.0.reader.as_ref()
+    }
+
+    /// Takes note of a read's failure: rows that fail their checks stop the replica.
+    #[must_use]
+    pub fn read_failed(&self, error: kvd_machine::Error) -> Error {
+        self.0.state.broken(&error);
+        Error::from(error)
+    }
+
+    /// The state of the meta group; `None` for a shard.
+    #[must_use]
+    pub fn meta_state(&self) -> Option<Arc<MetaState>> {
+        self.0.state.with_machine(|machine| match machine {
+            Machine::Meta(meta) => Some(meta.state()),
+            Machine::Shard(_) => None,
+        })
+    }
+
+    /// The replica that leads, and its node, as far as this one knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<Replica> {
+        leader_of(&self.metrics())
+    }
+
+    /// Whether this replica believes that it leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.metrics().state == ServerState::Leader
+    }
+
+    /// The first fault of this replica, once there is one.
+    #[must_use]
+    pub fn fault(&self) -> watch::Receiver<Option<Fault>> {
+        self.0.state.fault()
+    }
+
+    /// Where the replica stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let metrics = self.metrics();
+        let role = match (&metrics.running_state, metrics.state) {
+            (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
+            (Ok(()), ServerState::Leader) => Role::Leader,
+            (Ok(()), ServerState::Candidate) => Role::Candidate,
+            (Ok(()), ServerState::Follower) => Role::Follower,
+            (Ok(()), ServerState::Learner) => Role::Learner,
+        };
+        let index = |id: Option<crate::types::LogId>| id.map(|id| LogIndex(id.index()));
+        Status {
+            group: self.id(),
+            replica: self.replica(),
+            role,
+            term: Term(metrics.current_term),
+            leader: leader_of(&metrics),
+            last_log_index: metrics.last_log_index.map(LogIndex),
+            committed_index: index(metrics.local_committed),
+            applied_index: index(metrics.last_applied),
+            checkpoint_index: index(metrics.snapshot),
+            log_bytes: self.0.log.retained_bytes(),
+            digest: self.0.state.try_digest(),
+        }
+    }
+
+    /// Takes a checkpoint and purges the log behind it, in the background.
+    ///
+    /// # Errors
+    /// Unavailable, if the replica has stopped.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.0.raft.trigger().snapshot().await.map_err(|fatal| self.stopped(&fatal))
+    }
+
+    /// Stops the replica and waits until nothing of it runs. Writes under way fail as unknown.
+    ///
+    /// # Errors
+    /// If what was applied could not be drained to the engine; the log still has it.
+    pub async fn shutdown(&self) -> io::Result<()> {
+        self.0.cancelled.cancel();
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::warn!(group = %self.id(), replica = %self.replica(), %error, "the replica did not stop cleanly");
+        }
+        self.0.tasks.wait().await;
+        if self.0.state.fault().borrow().is_some() {
+            return Ok(());
+        }
+        self.0.state.drain().await
+    }
+
+    fn metrics(&self) -> Metrics {
+        // Cloned at once: holding the borrow would block the group's core.
+        self.0.raft.metrics().borrow_watched().clone()
+    }
+
+    fn stopped(&self, why: &dyn std::fmt::Display) -> Error {
+        Error::unavailable(format!("replica {} of group {} has stopped: {why}", self.replica(), self.id()))
+    }
+
+    /// Says "unavailable" where there is no leader to go to.
+    fn with_leader(&self, error: Error) -> Error {
+        match error.kind {
+            ErrorKind::NotLeader(_) if self.leader().is_none() => {
+                Error::unavailable(format!("group {} has no leader at the moment; retry", self.id()))
+            }
+            _ => error,
+        }
+    }
+
+    /// Starts the group, once in its life, with its founders. All of them may call this, at any time and repeatedly, as
+    /// long as they say the same.
+    ///
+    /// # Errors
+    /// Unavailable, if the replica has stopped; internal, if openraft refuses the members.
+    pub async fn initialize(&self, founders: &[Replica]) -> Result<()> {
+        let members: BTreeMap<ReplicaId, NodeId> = founders.iter().map(|founder| (founder.id, founder.node)).collect();
+        match self.0.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => Err(Error::internal(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(self.stopped(&fatal)),
+        }
+    }
+}
+
+fn leader_of(metrics: &Metrics) -> Option<Replica> {
+    let id = metrics.current_leader?;
+    let node = *metrics.membership_config.get_node(&id)?;
+    Some(Replica { id, node })
+}
+
+/// Takes up a replica's state from its rows, or rebuilds these from the newest checkpoint.
+fn open_state(
+    group: GroupId,
+    replica: ReplicaId,
+    log: &ReplicaLog,
+    table: Arc<Table>,
+    checkpoints: CheckpointStore,
+    on_applied: Option<OnApplied>,
+    rebuild: bool,
+) -> Result<ReplicaState, OpenError> {
+    let purged = log.state().purged;
+    let reaches_log = |applied: Option<LogIndex>| purged.is_none_or(|purged| applied >= Some(purged.index));
+    if !rebuild {
+        match Machine::open(group, Arc::clone(&table)) {
+            Ok(machine) if reaches_log(machine.applied().map(|position| position.index)) => {
+                return Ok(ReplicaState::open(group, replica, table, checkpoints, on_applied)?);
+            }
+            Ok(machine) => {
+                let applied = machine.applied();
+                tracing::info!(%group, %replica, ?applied, ?purged, "the rows are behind the log; rebuilding them");
+            }
+            Err(error) => tracing::error!(%group, %replica, %error, "the rows can't be believed; rebuilding them"),
+        }
+    }
+    rebuild_rows(group, replica, purged, &table, &checkpoints)?;
+    Ok(ReplicaState::open(group, replica, table, checkpoints, on_applied)?)
+}
+
+fn rebuild_rows(
+    group: GroupId,
+    replica: ReplicaId,
+    purged: Option<log::EntryId>,
+    table: &Table,
+    checkpoints: &CheckpointStore,
+) -> Result<(), OpenError> {
+    let failed = |error: kvd_storage::Error| OpenError::Failed(kvd_machine::Error::from(error).into());
+    let lost = |reason: String| OpenError::Lost { group, replica, reason };
+    let newest = checkpoints.latest().map_err(failed)?;
+    match (newest, purged) {
+        (Some(checkpoint), purged) if purged.is_none_or(|purged| checkpoint.manifest().applied_index >= purged.index) => {
+            let upto = checkpoint.manifest().applied_index;
+            tracing::info!(%group, %replica, %upto, "rebuilding the rows from the checkpoint");
+            table.replace(checkpoint.rows()).map_err(failed)
+        }
+        (Some(checkpoint), Some(purged)) => Err(lost(format!(
+            "the newest good checkpoint reaches to log index {}, the log begins after {}",
+            checkpoint.manifest().applied_index,
+            purged.index
+        ))),
+        (None, Some(purged)) => {
+            Err(lost(format!("there is no good checkpoint, and the log begins after index {}", purged.index)))
+        }
+        // Without a checkpoint the log has everything since the group began.
+        (None, None) | (Some(_), None) => table.clear().map_err(failed),
+    }
+}
+
+/// Openraft's settings: those that were found to matter are named here, the others are its defaults.
+fn raft_config(group: GroupId, timing: Timing) -> Result<Config, Error> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: format!("group-{group}"),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_timeout_min),
+        election_timeout_max: millis(timing.election_timeout_max),
+        // A partitioned replica that comes back must not depose a working leader.
+        enable_pre_vote: Some(true),
+        // A restarted leader has to win an election like anybody else.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(6000),
+        // Checkpoints are taken by bytes of log, by whoever watches them.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT_BEHIND_CHECKPOINT,
+        purge_batch_size: PURGE_BATCH_ENTRIES,
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        ..Config::default()
+    };
+    config.validate().map_err(|error| Error::invalid(format!("the raft settings don't fit together: {error}")))
+}

@@ -1,0 +1,151 @@
+//! Who is a member of a group, and changing it.
+//!
+//! Openraft's own calls are wrapped so that none of them can wait for ever or hit a membership that has changed since
+//! it was looked at: learners are added without waiting, their lag is read from the metrics, and a change is made only
+//! if the last membership entry is still the one that the caller decided on.
+
+use std::time::Duration;
+
+use openraft::{ChangeMembers, Precondition, async_runtime::WatchReceiver as _, errors::ClientWriteError};
+
+use super::{BTreeMap, BTreeSet, Error, ErrorKind, Group, LogIndex, NodeId, RaftError, Replica, ReplicaId, Result};
+use crate::types::LogId;
+
+/// How many entries a replica may lack and still count as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 256;
+
+/// A group's members, as its leader sees them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// The voters.
+    pub voters: BTreeMap<ReplicaId, NodeId>,
+    /// The others.
+    pub learners: BTreeMap<ReplicaId, NodeId>,
+    /// A change is under way: two sets of voters hold at once.
+    pub changing: bool,
+    /// How far each member's log is known to match; only a leader knows.
+    matching: BTreeMap<ReplicaId, Option<LogIndex>>,
+    last_log_index: Option<LogIndex>,
+    decided_by: Option<LogId>,
+}
+
+impl Members {
+    /// Whether a member has all but the last few entries.
+    #[must_use]
+    pub fn is_caught_up(&self, replica: ReplicaId) -> bool {
+        let last = self.last_log_index.map_or(0, LogIndex::get);
+        match self.matching.get(&replica) {
+            Some(Some(matching)) => matching.get().saturating_add(CAUGHT_UP_ENTRIES) >= last,
+            Some(None) | None => false,
+        }
+    }
+}
+
+impl Group {
+    /// The members. Meaningful at the leader.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        let voter_ids: BTreeSet<ReplicaId> = membership.voter_ids().collect();
+        let (voters, learners) =
+            membership.nodes().map(|(&id, &node)| (id, node)).partition(|(id, _)| voter_ids.contains(id));
+        let matching = metrics
+            .replication
+            .iter()
+            .flatten()
+            .map(|(&id, matching)| (id, matching.as_ref().map(|log_id| LogIndex(log_id.index()))));
+        Members {
+            voters,
+            learners,
+            changing: membership.get_joint_config().len() > 1,
+            matching: matching.collect(),
+            last_log_index: metrics.last_log_index.map(LogIndex),
+            decided_by: *metrics.membership_config.log_id(),
+        }
+    }
+
+    /// Adds a replica that follows without a vote, without waiting until it has caught up.
+    ///
+    /// # Errors
+    /// Not leader, or unavailable; unknown if the change may still be made.
+    pub async fn add_learner(&self, replica: Replica) -> Result<()> {
+        let added = self.0.raft.add_learner(replica.id, replica.node, false).await;
+        added.map(drop).map_err(|error| self.change_failed(&error))
+    }
+
+    /// Makes these learners voters and these voters nothing, if the membership is still the one that was looked at.
+    /// Replicas that are neither are left as they are.
+    ///
+    /// # Errors
+    /// Not leader, or unavailable; unknown if the change may still be made.
+    pub async fn change_voters(&self, looked_at: &Members, voters: BTreeSet<ReplicaId>) -> Result<()> {
+        let changed = self.0.raft.change_membership_if(voters, true, Self::unchanged(looked_at)).await;
+        changed.map(drop).map_err(|error| self.change_failed(&error))
+    }
+
+    /// Takes learners out of the group, if the membership is still the one that was looked at.
+    ///
+    /// # Errors
+    /// Not leader, or unavailable; unknown if the change may still be made.
+    pub async fn remove_learners(&self, looked_at: &Members, replicas: BTreeSet<ReplicaId>) -> Result<()> {
+        let change = ChangeMembers::RemoveNodes(replicas);
+        let changed = self.0.raft.change_membership_if(change, true, Self::unchanged(looked_at)).await;
+        changed.map(drop).map_err(|error| self.change_failed(&error))
+    }
+
+    fn unchanged(looked_at: &Members) -> [Precondition<crate::types::TypeConfig>; 1] {
+        [Precondition::LastMembershipLogId { last_membership_log_id: looked_at.decided_by }]
+    }
+
+    fn change_failed(
+        &self,
+        error: &RaftError<crate::types::TypeConfig, ClientWriteError<crate::types::TypeConfig>>,
+    ) -> Error {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+                Error::new(ErrorKind::NotLeader(None), forward.to_string())
+            }
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(refused)) => {
+                Error::new(ErrorKind::FailedPrecondition, refused.to_string())
+            }
+            RaftError::APIError(other) => Error::unknown(other.to_string()),
+            RaftError::Fatal(fatal) => self.stopped(fatal),
+        }
+    }
+
+    /// Hands leadership to a voter that has caught up, and waits until it leads.
+    ///
+    /// # Errors
+    /// Failed precondition: this replica does not lead, or the target is no voter or has not caught up. Unavailable: it
+    /// has not taken over in time (a transfer never aborts by itself, so it still may).
+    pub async fn transfer_leader(&self, to: ReplicaId, patience: Duration) -> Result<()> {
+        if self.leader().is_some_and(|leader| leader.id == to) {
+            return Ok(());
+        }
+        let refuse = |why: String| Error::new(ErrorKind::FailedPrecondition, why);
+        if !self.is_leader() {
+            return Err(refuse(format!("replica {} does not lead group {}", self.replica(), self.id())));
+        }
+        let members = self.members();
+        if !members.voters.contains_key(&to) {
+            return Err(refuse(format!("replica {to} is no voter of group {}", self.id())));
+        }
+        if !members.is_caught_up(to) {
+            return Err(refuse(format!("replica {to} of group {} has not caught up with its leader", self.id())));
+        }
+        self.0.raft.trigger().transfer_leader(to).await.map_err(|fatal| self.stopped(&fatal))?;
+        let mut metrics = self.0.raft.metrics();
+        let taken_over = async {
+            while metrics.borrow_watched().current_leader != Some(to) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(patience, taken_over).await;
+        in_time.map_err(|_elapsed| {
+            Error::unavailable(format!("replica {to} has not taken over group {} in time", self.id()))
+        })
+    }
+}

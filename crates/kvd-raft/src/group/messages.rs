@@ -1,0 +1,114 @@
+//! What other replicas say to this one.
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use kvd_proto::peer::v1::{self as p, refusal::Reason};
+use openraft::async_runtime::WatchReceiver as _;
+
+use super::{Arc, Body, Error, Group, Result, codec};
+use crate::{
+    state::{Fault, blocking},
+    types::Snapshot,
+};
+
+impl Group {
+    /// Serves a message. The future's first poll hands it to the group, so messages that are polled in order arrive in
+    /// order. What it can't serve it answers with a refusal.
+    pub async fn handle(&self, message: Body) -> Body {
+        match self.try_handle(message).await {
+            Ok(answer) => answer,
+            Err((reason, why)) => Body::Refusal(p::Refusal { reason: reason.into(), message: why }),
+        }
+    }
+
+    async fn try_handle(&self, message: Body) -> Result<Body, (Reason, String)> {
+        let malformed = |error: Error| (Reason::Malformed, error.message);
+        let raft = &self.0.raft;
+        match message {
+            Body::Append(append) => {
+                let request = codec::append_from_wire(append).map_err(malformed)?;
+                let response = raft.append_entries(request).await.map_err(failed)?;
+                Ok(Body::AppendResponse(codec::append_response_to_wire(&response)))
+            }
+            Body::Vote(vote) => {
+                let request = codec::vote_request_from_wire(vote).map_err(malformed)?;
+                let response = raft.vote(request).await.map_err(failed)?;
+                Ok(Body::VoteResponse(codec::vote_response_to_wire(&response)))
+            }
+            Body::PreVote(vote) => {
+                let request = codec::vote_request_from_wire(vote).map_err(malformed)?;
+                let response = raft.pre_vote(request).await.map_err(failed)?;
+                Ok(Body::VoteResponse(codec::vote_response_to_wire(&response)))
+            }
+            Body::TransferLeader(transfer) => {
+                let request = codec::transfer_from_wire(transfer).map_err(malformed)?;
+                let response = raft.handle_transfer_leader(request).await.map_err(failed)?;
+                Ok(Body::TransferLeaderResponse(p::TransferLeaderResponse { accepted: response.is_ok() }))
+            }
+            Body::Operation(_)
+            | Body::AppendResponse(_)
+            | Body::VoteResponse(_)
+            | Body::TransferLeaderResponse(_)
+            | Body::OperationResult(_)
+            | Body::Refusal(_) => Err((Reason::Malformed, "not a message from one replica to another".to_owned())),
+        }
+    }
+
+    /// Receives a checkpoint and installs it, all of it or nothing. A transfer that broke off is taken up anew.
+    ///
+    /// # Errors
+    /// Invalid argument for pieces that don't fit; corruption if the whole fails its checks; unavailable if this replica
+    /// has stopped or the disk is full.
+    pub async fn receive_checkpoint(
+        &self,
+        header: p::CheckpointHeader,
+        mut pieces: impl Stream<Item = Result<Bytes>> + Send + Unpin,
+    ) -> Result<p::SendCheckpointResponse> {
+        let vote = codec::required_vote(header.vote)?;
+        let meta = codec::snapshot_meta_from_wire(header.meta.unwrap_or_default())?;
+        let id = format!("{}-{:?}", header.from_replica, meta.last_log_id);
+        let state = &self.0.state;
+        let storage = |error: kvd_storage::Error| {
+            if error.is_fatal() {
+                state.report(Fault::Node(error.to_string()));
+            }
+            Error::unavailable(format!("the checkpoint can't be received: {error}"))
+        };
+        let receiver = Arc::new(state.checkpoints.receive(&id, header.size_bytes).map_err(storage)?);
+        let mut offset = 0;
+        while let Some(piece) = pieces.next().await {
+            let piece = piece?;
+            let length = piece.len() as u64;
+            let receiver = Arc::clone(&receiver);
+            blocking(move || receiver.write(offset, &piece).map_err(std::io::Error::other))
+                .await
+                .map_err(|error| Error::unavailable(format!("the checkpoint can't be received: {error}")))?;
+            offset += length;
+        }
+        let receiver = Arc::into_inner(receiver).ok_or_else(|| Error::internal("a piece is still being written"))?;
+        let checkpoint = tokio::task::spawn_blocking(move || receiver.finish())
+            .await
+            .map_err(|error| Error::internal(error.to_string()))?
+            .map_err(storage)?;
+        let snapshot = Snapshot { meta, snapshot: checkpoint };
+        let response =
+            self.0.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| self.stopped(&fatal))?;
+        let vote = codec::vote_to_wire(&response.vote);
+        tracing::info!(group = %self.id(), replica = %self.replica(), bytes = offset, "a checkpoint was installed");
+        Ok(p::SendCheckpointResponse { vote: Some(vote) })
+    }
+
+    /// A channel that changes whenever the group's leader, members or progress change.
+    pub async fn changed(&self) {
+        let mut metrics = self.0.raft.metrics();
+        // The first view counts as seen; only what comes after is a change.
+        drop(metrics.borrow_watched());
+        if metrics.changed().await.is_err() {
+            tracing::debug!(group = %self.id(), "the replica has stopped");
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> (Reason, String) {
+    (Reason::ReplicaFailed, error.to_string())
+}

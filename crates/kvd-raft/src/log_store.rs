@@ -1,0 +1,132 @@
+//! Openraft's log storage on a replica's stream of the node's shared log.
+//!
+//! The shared log promises what openraft's contract asks for: entries are readable when [`ReplicaLog::append`] returns,
+//! the callback fires after the sync and in submission order, and votes take the same stream. Nothing here waits for a
+//! disk but a vote, which must be durable before openraft goes on.
+
+use std::{fmt::Debug, io, ops::RangeBounds};
+
+use kvd_storage::log::{self, ReplicaLog};
+use kvd_types::LogIndex;
+use openraft::{
+    OptionalSend, RaftLogReader,
+    storage::{IOFlushed, LogState, RaftLogStorage},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    codec,
+    types::{Entry, LogId, TypeConfig, Vote},
+};
+
+/// Bytes of entries that one read returns, so that a follower far behind doesn't pull its whole lag into memory.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// A replica's log, as openraft sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct LogStore {
+    log: ReplicaLog,
+}
+
+impl LogStore {
+    pub(crate) const fn new(log: ReplicaLog) -> Self {
+        Self { log }
+    }
+
+    /// The entries in a range, as far as they are there: openraft asks for ranges that begin before the first one.
+    fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let start = start.max(self.log.first().map_or(end, LogIndex::get));
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let entries = self.log.read(LogIndex(start)..LogIndex(end), max_bytes).map_err(io::Error::other)?;
+        let decode = |entry: log::Entry| {
+            codec::decode_entry(codec::log_id(entry.term.get(), entry.index.get()), entry.payload)
+                .map_err(io::Error::other)
+        };
+        entries.into_iter().map(decode).collect()
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let start = match range.start_bound() {
+            std::ops::Bound::Included(&index) => index,
+            std::ops::Bound::Excluded(&index) => index.saturating_add(1),
+            std::ops::Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            std::ops::Bound::Included(&index) => index.saturating_add(1),
+            std::ops::Bound::Excluded(&index) => index,
+            std::ops::Bound::Unbounded => u64::MAX,
+        };
+        self.read(start, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start, end, READ_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.log.state().vote.map(codec::decode_vote).transpose().map_err(io::Error::other)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let state = self.log.state();
+        let purged = state.purged.map(codec::log_id_of);
+        let last = state.last.map(codec::log_id_of).or(purged);
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (done, durable) = oneshot::channel();
+        let done = move |result| {
+            if done.send(result).is_err() {
+                tracing::debug!("nobody waits for a vote any more");
+            }
+        };
+        self.log.save_vote(codec::encode_vote(vote), Box::new(done));
+        durable.await.map_err(|_closed| io::Error::other("the log was closed before a vote was durable"))?
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.log.save_committed(codec::encode_log_id(committed.as_ref()))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        let committed = self.log.state().committed.map(codec::decode_log_id).transpose().map_err(io::Error::other)?;
+        Ok(committed.flatten())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().map(|entry| {
+            let id = codec::entry_id(&entry.log_id);
+            log::Entry { index: id.index, term: id.term, payload: codec::encode_payload(entry.payload) }
+        });
+        self.log.append(entries.collect(), Box::new(move |result| callback.io_completed(result)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.log.truncate_after(last_log_id.as_ref().map(codec::entry_id))
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.log.purge(codec::entry_id(&log_id))
+    }
+}

@@ -1,0 +1,151 @@
+//! The receiving side.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use kvd_proto::{
+    error::to_status,
+    peer::v1::{
+        self as p,
+        peer_server::{Peer, PeerServer},
+    },
+};
+use kvd_types::{Error, ReplicaId, Result};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{CALLS_PER_LANE_MAX, FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, Handshake};
+use crate::group::Group;
+
+/// Frames of answers that may wait in a connection.
+const FRAMES_WAITING_MAX: usize = 4;
+
+/// What a node does with calls.
+pub trait PeerHandler: Send + Sync + 'static {
+    /// Whether a caller may talk to this node's groups.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it, in words that tell an operator what to do.
+    fn admit(&self, caller: &Handshake) -> Result<()>;
+
+    /// Says who this node is, to a caller that shows the cluster's token.
+    ///
+    /// # Errors
+    /// Permission denied, for another token.
+    fn probe(&self, caller: &Handshake) -> Result<p::ProbeResponse>;
+
+    /// Takes a change to the meta group, or to the node that leads it.
+    fn propose_meta(
+        &self,
+        caller: Handshake,
+        request: p::ProposeMetaRequest,
+    ) -> BoxFuture<'static, Result<p::ProposeMetaResponse>>;
+
+    /// Serves a message. The future's first poll hands it over, so that messages polled in order arrive in order.
+    fn handle(&self, message: p::Envelope) -> BoxFuture<'static, p::Envelope>;
+
+    /// The replica of this id on this node.
+    fn replica(&self, id: ReplicaId) -> Option<Group>;
+}
+
+/// The `Peer` service of a node.
+pub struct PeerService<H>(Arc<H>);
+
+impl<H: PeerHandler> PeerService<H> {
+    /// The service, to be added to a tonic server.
+    #[must_use]
+    pub fn server(handler: Arc<H>) -> PeerServer<Self> {
+        PeerServer::new(Self(handler)).max_decoding_message_size(FRAME_BYTES_MAX)
+    }
+
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        Handshake::read(request.metadata())
+            .and_then(|caller| self.0.admit(&caller))
+            .map_err(|error| to_status(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl<H: PeerHandler> Peer for PeerService<H> {
+    type LaneStream = Pin<Box<dyn Stream<Item = Result<p::Frame, Status>> + Send>>;
+
+    async fn probe(&self, request: Request<p::ProbeRequest>) -> Result<Response<p::ProbeResponse>, Status> {
+        let caller = Handshake::read(request.metadata()).map_err(|error| to_status(&error))?;
+        self.0.probe(&caller).map(Response::new).map_err(|error| to_status(&error))
+    }
+
+    async fn propose_meta(
+        &self,
+        request: Request<p::ProposeMetaRequest>,
+    ) -> Result<Response<p::ProposeMetaResponse>, Status> {
+        let caller = Handshake::read(request.metadata()).map_err(|error| to_status(&error))?;
+        let proposed = self.0.propose_meta(caller, request.into_inner()).await;
+        proposed.map(Response::new).map_err(|error| to_status(&error))
+    }
+
+    async fn lane(&self, request: Request<Streaming<p::Frame>>) -> Result<Response<Self::LaneStream>, Status> {
+        self.admit(&request)?;
+        let (frames, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
+        tokio::spawn(serve_lane(Arc::clone(&self.0), request.into_inner(), frames));
+        Ok(Response::new(ReceiverStream::new(outgoing).boxed()))
+    }
+
+    async fn send_checkpoint(
+        &self,
+        request: Request<Streaming<p::CheckpointChunk>>,
+    ) -> Result<Response<p::SendCheckpointResponse>, Status> {
+        self.admit(&request)?;
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.unwrap_or_default();
+        let Some(header) = first.header else {
+            return Err(to_status(&Error::invalid("the first piece of a checkpoint has no header")));
+        };
+        let to = ReplicaId(header.to_replica);
+        let group = self.0.replica(to).filter(|group| group.id().get() == header.group);
+        let Some(group) = group else {
+            return Err(to_status(&Error::unavailable(format!("replica {to} is not on this node"))));
+        };
+        let rest = chunks.map(|chunk| match chunk {
+            Ok(chunk) => Ok(chunk.data),
+            Err(status) => Err(Error::unavailable(format!("the checkpoint broke off: {}", status.message()))),
+        });
+        let pieces = futures::stream::iter([Ok(first.data)]).chain(rest);
+        let installed = group.receive_checkpoint(header, pieces.boxed()).await;
+        installed.map(Response::new).map_err(|error| to_status(&error))
+    }
+}
+
+/// Serves a lane's calls until the caller hangs up. Calls are handed over in the order of the frames.
+async fn serve_lane<H: PeerHandler>(handler: Arc<H>, mut calls: Streaming<p::Frame>, answers: mpsc::Sender<Result<p::Frame, Status>>) {
+    let mut serving: FuturesUnordered<BoxFuture<'static, p::Envelope>> = FuturesUnordered::new();
+    let mut ready = p::Frame::default();
+    loop {
+        let room = serving.len() < CALLS_PER_LANE_MAX;
+        tokio::select! {
+            frame = calls.message(), if room => match frame {
+                Ok(Some(frame)) => serving.extend(frame.envelopes.into_iter().map(|message| serve(&handler, message))),
+                Ok(None) | Err(_) => return,
+            },
+            Some(answer) = serving.next(), if ready.envelopes.len() < FRAME_MESSAGES_MAX => {
+                ready.envelopes.push(answer);
+                // Whatever else is ready goes along.
+                while ready.envelopes.len() < FRAME_MESSAGES_MAX {
+                    let Some(Some(answer)) = serving.next().now_or_never() else { break };
+                    ready.envelopes.push(answer);
+                }
+            }
+            slot = answers.reserve(), if !ready.envelopes.is_empty() => match slot {
+                Ok(slot) => slot.send(Ok(std::mem::take(&mut ready))),
+                Err(_closed) => return,
+            },
+        }
+    }
+}
+
+/// Serves one call and pairs the answer with it.
+fn serve<H: PeerHandler>(handler: &Arc<H>, message: p::Envelope) -> BoxFuture<'static, p::Envelope> {
+    let call = message.call;
+    let answer = handler.handle(message);
+    async move { p::Envelope { call, ..answer.await } }.boxed()
+}

@@ -1,0 +1,322 @@
+//! One replica's applied state: the machine, its rows, and the cuts through them.
+//!
+//! Applying, draining to the engine, taking a checkpoint, installing one and reading all meet here. Two locks order
+//! them:
+//!
+//! - the *applier* lock guards the machine and its place in the log. It is held for one entry at a time, and for the
+//!   moment in which a generation of rows is frozen, so that a frozen generation is always a cut between two entries
+//!   that carries its own place in the log;
+//! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. While a checkpoint
+//!   holds it the engine's rows stand still and writes go on in memory, up to [`MEMORY_ROWS_MAX`] and
+//!   [`MEMORY_BYTES_MAX`]; beyond that, applying waits.
+//!
+//! A fault in the rows (a checksum that fails) is reported once and for good: whoever opened the group stops it and
+//! rebuilds it from checkpoint and log. It is never served.
+
+use std::{io, sync::Arc, time::Duration};
+
+use kvd_machine::{Machine, Position};
+use kvd_storage::{
+    checkpoint::{Checkpoint, CheckpointStore, Manifest},
+    table::Table,
+};
+use kvd_types::{Error, GroupId, LogIndex, Outcome, ReplicaId, Result, Term};
+use openraft::EntryPayload;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    codec,
+    types::{Entry, LogId, SnapshotMeta, StoredMembership},
+};
+
+/// Rows that may wait in memory while the engine's rows stand still; applying waits beyond it.
+const MEMORY_ROWS_MAX: usize = 512 * 1024;
+/// Bytes of such rows.
+const MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// When rows are drained from memory to the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainOptions {
+    /// Once this many rows wait.
+    pub rows: usize,
+    /// Or this long after the first of them.
+    pub interval: Duration,
+}
+
+impl Default for DrainOptions {
+    fn default() -> Self {
+        Self { rows: 2000, interval: Duration::from_millis(20) }
+    }
+}
+
+/// What broke, and so what must stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The replica's rows can't be believed: stop it and rebuild it from checkpoint and log.
+    Rows(String),
+    /// Nothing is known of what is durable on this node: stop the process.
+    Node(String),
+}
+
+/// One replica's applied state.
+pub(crate) struct ReplicaState {
+    pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
+    pub(crate) table: Arc<Table>,
+    pub(crate) checkpoints: CheckpointStore,
+    applier: Mutex<Applier>,
+    /// Held by whoever moves rows out of memory.
+    cut: tokio::sync::Mutex<()>,
+    /// Rows wait in memory.
+    rows_waiting: Notify,
+    /// Counts drains, so that an applier at the bound can wait for one.
+    drains: watch::Sender<u64>,
+    fault: watch::Sender<Option<Fault>>,
+    on_applied: Option<OnApplied>,
+}
+
+/// Told the machine after each batch of entries; the meta group publishes its state so.
+pub type OnApplied = Box<dyn Fn(&Machine) + Send + Sync>;
+
+/// The machine and its place in the log.
+struct Applier {
+    machine: Machine,
+    last: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl ReplicaState {
+    /// Takes up the state that the table holds.
+    pub(crate) fn open(
+        group: GroupId,
+        replica: ReplicaId,
+        table: Arc<Table>,
+        checkpoints: CheckpointStore,
+        on_applied: Option<OnApplied>,
+    ) -> Result<Self> {
+        let machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
+        let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
+        if let Some(on_applied) = &on_applied {
+            on_applied(&machine);
+        }
+        Ok(Self {
+            group,
+            replica,
+            table,
+            checkpoints,
+            applier: Mutex::new(Applier { machine, last, membership }),
+            cut: tokio::sync::Mutex::new(()),
+            rows_waiting: Notify::new(),
+            drains: watch::Sender::new(0),
+            fault: watch::Sender::new(None),
+            on_applied,
+        })
+    }
+
+    /// Looks at the machine.
+    pub(crate) fn with_machine<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&self.applier.lock().machine)
+    }
+
+    /// The digest of the contents; `None` while the machine is busy with a checkpoint's install.
+    pub(crate) fn try_digest(&self) -> Option<u64> {
+        self.applier.try_lock().map(|applier| applier.machine.digest())
+    }
+
+    /// The last applied entry, and the membership as of it.
+    pub(crate) fn position(&self) -> SnapshotMeta {
+        let applier = self.applier.lock();
+        SnapshotMeta { last_log_id: applier.last, last_membership: applier.membership.clone() }
+    }
+
+    /// The first fault, once there is one.
+    pub(crate) fn fault(&self) -> watch::Receiver<Option<Fault>> {
+        self.fault.subscribe()
+    }
+
+    /// Reports a fault. Only the first report counts.
+    pub(crate) fn report(&self, fault: Fault) {
+        self.fault.send_if_modified(|known| {
+            if known.is_some() {
+                return false;
+            }
+            tracing::error!(group = %self.group, replica = %self.replica, ?fault, "the replica stops serving");
+            *known = Some(fault);
+            true
+        });
+    }
+
+    /// Reports a machine's error, as which the replica stops.
+    pub(crate) fn broken(&self, error: &kvd_machine::Error) -> io::Error {
+        let fatal = matches!(error, kvd_machine::Error::Storage(storage) if storage.is_fatal());
+        let what = error.to_string();
+        self.report(if fatal { Fault::Node(what.clone()) } else { Fault::Rows(what.clone()) });
+        io::Error::other(what)
+    }
+
+    /// Applies one entry. An error stops the replica.
+    pub(crate) fn apply(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
+        let id = entry.log_id;
+        let position = Position { index: LogIndex(id.index()), term: Term(id.committed_leader_id().term) };
+        // Decoding needs no lock.
+        let proposal = match &entry.payload {
+            EntryPayload::Normal(encoded) => {
+                let decoded = kvd_proto::log::decode_proposal(encoded.0.clone());
+                Some(decoded.map_err(|error| {
+                    self.report(Fault::Rows(error.message.clone()));
+                    io::Error::other(error.message)
+                })?)
+            }
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
+        };
+        let mut applier = self.applier.lock();
+        let outcomes = match &proposal {
+            Some(proposal) => applier.machine.apply(position, proposal),
+            None => applier.machine.skip(position).map(|()| Vec::new()),
+        };
+        let outcomes = outcomes.map_err(|error| self.broken(&error))?;
+        applier.last = Some(id);
+        if let EntryPayload::Membership(membership) = entry.payload {
+            applier.membership = StoredMembership::new(Some(id), membership);
+        }
+        if let Some(on_applied) = &self.on_applied {
+            on_applied(&applier.machine);
+        }
+        drop(applier);
+        self.rows_waiting.notify_one();
+        Ok(outcomes)
+    }
+
+    /// Waits while as many rows as are allowed wait in memory.
+    pub(crate) async fn wait_for_room(&self) {
+        let mut drains = self.drains.subscribe();
+        while self.table.active_rows() > MEMORY_ROWS_MAX || self.table.active_bytes() > MEMORY_BYTES_MAX {
+            self.rows_waiting.notify_one();
+            if drains.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Freezes what is in memory, as a cut between two entries.
+    fn freeze(&self) -> (bool, SnapshotMeta) {
+        let mut applier = self.applier.lock();
+        let header = codec::encode_header(applier.last.as_ref(), &applier.membership);
+        applier.machine.set_header(header);
+        applier.machine.prepare_freeze();
+        let froze = self.table.freeze();
+        (froze, SnapshotMeta { last_log_id: applier.last, last_membership: applier.membership.clone() })
+    }
+
+    /// Drains rows to the engine as they come, until cancelled.
+    pub(crate) async fn drain_loop(self: Arc<Self>, options: DrainOptions, cancelled: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancelled.cancelled() => return,
+                () = self.rows_waiting.notified() => {}
+            }
+            if self.table.active_rows() < options.rows {
+                tokio::select! {
+                    () = cancelled.cancelled() => return,
+                    () = tokio::time::sleep(options.interval) => {}
+                }
+            }
+            if self.drain().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Moves what is in memory to the engine.
+    pub(crate) async fn drain(self: &Arc<Self>) -> io::Result<()> {
+        let _cut = self.cut.lock().await;
+        let state = Arc::clone(self);
+        blocking(move || {
+            state.freeze();
+            state.table.drain().map_err(|error| state.broken(&error.into()))
+        })
+        .await?;
+        self.drains.send_modify(|drains| *drains = drains.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Writes a checkpoint of what is applied now. Applying goes on meanwhile.
+    pub(crate) async fn take_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
+        let _cut = self.cut.lock().await;
+        let state = Arc::clone(self);
+        let taken = blocking(move || {
+            let broken = |error: kvd_storage::Error| state.broken(&error.into());
+            // A generation left frozen by a drain that was cancelled would hold back the cut that is wanted.
+            state.table.drain().map_err(broken)?;
+            let (_, position) = state.freeze();
+            state.table.drain().map_err(broken)?;
+            let checkpoint = state.write_checkpoint(&position).map_err(|error| state.checkpoint_failed(error))?;
+            Ok((position, checkpoint))
+        })
+        .await?;
+        self.drains.send_modify(|drains| *drains = drains.wrapping_add(1));
+        Ok(taken)
+    }
+
+    fn write_checkpoint(&self, position: &SnapshotMeta) -> Result<Checkpoint, kvd_storage::Error> {
+        let (applied_index, applied_term) = position
+            .last_log_id
+            .map_or((LogIndex(0), Term(0)), |id| (LogIndex(id.index()), Term(id.committed_leader_id().term)));
+        let mut writer = self.checkpoints.writer(&Manifest {
+            group: self.group,
+            replica: self.replica,
+            applied_index,
+            applied_term,
+            state_header: codec::encode_header(position.last_log_id.as_ref(), &position.last_membership),
+        })?;
+        let still = self.table.hold_drains();
+        for row in still.rows() {
+            let (key, value) = row?;
+            writer.append(&key, &value)?;
+        }
+        writer.finish()
+    }
+
+    /// A checkpoint that can't be written (a full disk) costs nothing but the log's growth; rows that can't be read, or a
+    /// failed sync, stop the replica or the node.
+    fn checkpoint_failed(&self, error: kvd_storage::Error) -> io::Error {
+        if error.is_corruption() || error.is_fatal() {
+            return self.broken(&error.into());
+        }
+        tracing::warn!(group = %self.group, replica = %self.replica, %error, "no checkpoint could be written");
+        io::Error::other(error.to_string())
+    }
+
+    /// Replaces everything by a checkpoint's state.
+    pub(crate) async fn install(self: &Arc<Self>, checkpoint: Checkpoint) -> io::Result<()> {
+        let _cut = self.cut.lock().await;
+        let state = Arc::clone(self);
+        blocking(move || {
+            let mut applier = state.applier.lock();
+            state.table.replace(checkpoint.rows()).map_err(|error| state.broken(&error.into()))?;
+            applier.machine.reload().map_err(|error| state.broken(&error))?;
+            let position = position_of(&applier.machine).map_err(io::Error::other)?;
+            applier.last = position.last_log_id;
+            applier.membership = position.last_membership;
+            if let Some(on_applied) = &state.on_applied {
+                on_applied(&applier.machine);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Where a machine stands in its log.
+fn position_of(machine: &Machine) -> Result<SnapshotMeta> {
+    machine.header().map_or_else(|| Ok(SnapshotMeta::default()), codec::decode_header)
+}
+
+/// Runs what may wait for the disk where no task is kept from running.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}

@@ -1,0 +1,3 @@
+//! The crate against openraft's own conformance suite, and groups against each other in one process.
+
+mod conformance;
