@@ -19,7 +19,8 @@ pub enum Machine {
 
 impl Machine {
     /// Opens the machine of a group's replica on its table, and loads what it keeps in memory. An empty table is a
-    /// replica that has applied nothing.
+    /// replica that has applied nothing. The table must have been opened or replaced just before: in one that another
+    /// machine has written to, rows may be ahead of the books, and entries would be applied to them twice.
     ///
     /// # Errors
     /// The table can't be read, or holds another group's rows, a later format's or corrupt ones.
@@ -78,8 +79,9 @@ impl Machine {
         }
     }
 
-    /// Writes to the table what is only in memory, so that the table's next freeze, with no `apply` in between, cuts
-    /// off exactly the state at [`Self::applied`].
+    /// Writes to the table what is only in memory, so that the table's next freeze cuts off exactly the state at
+    /// [`Self::applied`]. Call it before each freeze, with nothing applied in between: a generation that was frozen
+    /// otherwise would hold rows that are ahead of its books.
     pub fn prepare_freeze(&mut self) {
         match self {
             Self::Shard(machine) => machine.prepare_freeze(),
@@ -87,7 +89,7 @@ impl Machine {
         }
     }
 
-    /// Loads everything anew, after the table's rows were replaced by a snapshot's.
+    /// Loads everything anew, right after the table's rows were replaced by a snapshot's.
     ///
     /// # Errors
     /// As [`Self::open`]. The machine is then as it was before.

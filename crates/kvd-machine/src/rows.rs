@@ -35,8 +35,8 @@ pub const FORMAT: u32 = 1;
 
 /// The key of the bookkeeping row.
 pub(crate) const BOOKS: &[u8] = &[0x00, 0x00];
-/// The key of the header's row.
-pub(crate) const HEADER: &[u8] = &[0x00, 0x01];
+/// The key of the header's row, to read it from a drained cut or a checkpoint, which no machine is open on.
+pub const HEADER: &[u8] = &[0x00, 0x01];
 /// The key of the row with the state of the cluster.
 pub(crate) const META_STATE: &[u8] = &[0x00, 0x02];
 /// The first byte of the rows with keys' current versions.

@@ -261,7 +261,7 @@ impl Leader {
         let position = at(self.next_index);
         self.next_index += 1;
         let commands: Vec<Command> = step.actions.iter().filter_map(|action| self.command(action)).collect();
-        if commands.is_empty() && self.clock_ms % 2 == 0 {
+        if commands.is_empty() && self.clock_ms.is_multiple_of(2) {
             return (Entry { position, proposal: None }, Vec::new());
         }
         let proposal = Proposal { clock: Revision::from_unix_ms(self.clock_ms), commands };
