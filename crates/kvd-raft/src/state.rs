@@ -17,7 +17,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use kvd_machine::{Machine, Position};
 use kvd_storage::{
-    checkpoint::{Checkpoint, CheckpointStore, Manifest},
+    checkpoint::{CHUNK_BYTES_MAX, Checkpoint, CheckpointStore, Manifest},
     table::Table,
 };
 use kvd_types::{Error, GroupId, LogIndex, Outcome, ReplicaId, Result, Term};
@@ -260,6 +260,20 @@ impl ReplicaState {
         Ok(taken)
     }
 
+    /// Makes sure that a checkpoint is among this replica's own, from which it would be rebuilt. One that a peer sent was
+    /// received into their directory and is there already.
+    fn adopt(&self, checkpoint: &Checkpoint) -> Result<(), kvd_storage::Error> {
+        if self.checkpoints.list()?.iter().any(|own| own.path() == checkpoint.path()) {
+            return Ok(());
+        }
+        let receiver = self.checkpoints.receive(&checkpoint.path().to_string_lossy(), checkpoint.size_bytes())?;
+        while receiver.next_offset() < checkpoint.size_bytes() {
+            let offset = receiver.next_offset();
+            receiver.write(offset, &checkpoint.read_chunk(offset, CHUNK_BYTES_MAX)?)?;
+        }
+        receiver.finish().map(drop)
+    }
+
     fn write_checkpoint(&self, position: &SnapshotMeta) -> Result<Checkpoint, kvd_storage::Error> {
         let (applied_index, applied_term) = position
             .last_log_id
@@ -294,6 +308,7 @@ impl ReplicaState {
         let _cut = self.cut.lock().await;
         let state = Arc::clone(self);
         blocking(move || {
+            state.adopt(&checkpoint).map_err(|error| state.checkpoint_failed(error))?;
             let mut applier = state.applier.lock();
             state.table.replace(checkpoint.rows()).map_err(|error| state.broken(&error.into()))?;
             applier.machine.reload().map_err(|error| state.broken(&error))?;
