@@ -10,16 +10,26 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Makes a directory and those above it, and the names of all that were missing durable.
+/// Makes a directory and those above it, and all their names durable. The names of those that are there already too: a
+/// process that was killed may have made them and not synced them.
 pub(crate) fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && disk.list(dir).is_err());
-    let missing = missing.map(Path::to_owned).collect::<Vec<_>>();
+    let missing =
+        dir.ancestors().filter(|dir| !dir.as_os_str().is_empty() && disk.list(dir).is_err()).count();
     disk.create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-    for parent in missing.iter().filter_map(|dir| dir.parent()) {
+    for (level, parent) in dir.ancestors().skip(1).enumerate() {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        sync_dir(disk, parent)?;
+        match disk.sync_dir(parent) {
+            // Directories far above may be none of ours, and such as can't be synced.
+            Err(error) if level >= missing && is_of_others(&error) => {}
+            result => result.map_err(Error::fatal("sync the directory", parent))?,
+        }
     }
     Ok(())
+}
+
+fn is_of_others(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
 /// Makes the names in a directory durable.

@@ -1,12 +1,15 @@
 //! Every way in which an identity and its data can be at odds.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use kvd_types::{ClusterId, Incarnation, NodeId, ReplicaId};
 use tempfile::TempDir;
 
 use super::{DirLock, FILE, Identity, Joined, LOG_DIR, TEMPORARY};
-use crate::{Error, disk::RealDisk};
+use crate::{
+    Error,
+    disk::{Crash, Disk, Operation, RealDisk, SimDisk},
+};
 
 const GOLDEN: &str = "format=1
 cluster=0123456789abcdef0123456789abcdef
@@ -111,28 +114,35 @@ fn data_without_an_identity_are_refused() {
     }
 }
 
+/// Loads an identity file of these bytes.
+fn load_bytes(bytes: &[u8]) -> crate::Result<Option<Identity>> {
+    let disk = SimDisk::new(0);
+    disk.create_dir_all(&Path::new(DATA).join(LOG_DIR)).unwrap();
+    disk.create(&Path::new(DATA).join(LOG_DIR).join("1.log")).unwrap();
+    disk.create(&Path::new(DATA).join(FILE)).unwrap().write_all_at(bytes, 0).unwrap();
+    Identity::load(&disk, Path::new(DATA))
+}
+
 #[test]
 fn every_flipped_bit_is_found() {
-    let dir = sample_dir();
-    let path = dir.path().join(FILE);
-    let sound = fs::read(&path).unwrap();
+    let sound = GOLDEN.as_bytes();
+    assert_eq!(load_bytes(sound).unwrap(), Some(sample()));
     for position in 0..sound.len() {
         for bit in 0..8 {
-            let mut damaged = sound.clone();
+            let mut damaged = sound.to_vec();
             damaged[position] ^= 1 << bit;
-            fs::write(&path, damaged).unwrap();
-            let error = load(dir.path()).expect_err(&format!("bit {bit} of byte {position}"));
+            let error = load_bytes(&damaged).expect_err(&format!("bit {bit} of byte {position}"));
             assert!(matches!(error, Error::Corruption { .. } | Error::NewerFormat { .. }), "{error}");
         }
     }
     for length in 0..sound.len() {
-        fs::write(&path, &sound[..length]).unwrap();
-        assert!(load(dir.path()).is_err_and(|error| error.is_corruption()), "cut to {length}");
+        let cut = load_bytes(&sound[..length]);
+        assert!(cut.is_err_and(|error| error.is_corruption()), "cut to {length}");
     }
-    fs::write(&path, [sound.as_slice(), b"more\n"].concat()).unwrap();
-    assert!(load_error(dir.path()).contains("checksum"));
-    fs::write(&path, vec![b'x'; 5000]).unwrap();
-    assert!(load_error(dir.path()).contains("5000 bytes are beyond the 4096"));
+    let longer = load_bytes(&[sound, b"more\n"].concat()).unwrap_err();
+    assert!(longer.to_string().contains("checksum"), "{longer}");
+    let too_long = load_bytes(&[b'x'; 5000]).unwrap_err();
+    assert!(too_long.to_string().contains("5000 bytes are beyond the 4096"), "{too_long}");
 }
 
 #[test]
@@ -163,4 +173,68 @@ fn a_directory_is_one_process_s_own() {
     assert!(matches!(error, Error::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
     drop(lock);
     DirLock::acquire(dir.path()).unwrap();
+}
+
+const DATA: &str = "/data";
+const CRASHES: [Crash; 3] = [Crash::Synced, Crash::Killed, Crash::Torn { block_bytes: 512 }];
+
+fn numbered(incarnation: u64) -> Identity {
+    Identity { incarnation: Incarnation(incarnation), ..Identity::new(5) }
+}
+
+/// Stores identities one after the other; returns the last that was acknowledged.
+fn store_some(disk: &dyn Disk) -> (u64, crate::Result<()>) {
+    for incarnation in 1..=4 {
+        if let Err(error) = numbered(incarnation).store(disk, Path::new(DATA)) {
+            return (incarnation - 1, Err(error));
+        }
+    }
+    (4, Ok(()))
+}
+
+fn check_after(disk: &SimDisk, acknowledged: u64, context: &str) {
+    let found = Identity::load(disk, Path::new(DATA)).unwrap();
+    let next = (acknowledged + 1).min(4);
+    let possible = [(acknowledged > 0).then(|| numbered(acknowledged)), Some(numbered(next))];
+    assert!(possible.contains(&found), "{found:?} after {acknowledged}, {context}");
+    numbered(9).store(disk, Path::new(DATA)).unwrap();
+    let stored = Identity::load(&disk.crash(Crash::Synced), Path::new(DATA)).unwrap();
+    assert_eq!(stored, Some(numbered(9)), "{context}");
+}
+
+#[test]
+fn a_power_cut_anywhere_leaves_the_old_or_the_new() {
+    let whole = SimDisk::new(0);
+    store_some(&whole).1.unwrap();
+    for operation in 0..=whole.operations() {
+        for crash in CRASHES {
+            for seed in 0..8 {
+                let disk = SimDisk::new(seed);
+                disk.cut_power_at(operation);
+                let (acknowledged, _) = store_some(&disk);
+                let context = format!("operation {operation}, {crash:?}, seed {seed}");
+                check_after(&disk.crash(crash), acknowledged, &context);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failure_of_any_operation_is_told_and_leaves_the_old_or_the_new() {
+    for kind in [Operation::Write, Operation::Sync, Operation::Create, Operation::Rename, Operation::SyncDir]
+    {
+        for nth in 0.. {
+            let disk = SimDisk::new(nth);
+            disk.fail(kind, nth, io::ErrorKind::Other);
+            let (acknowledged, result) = store_some(&disk);
+            let Err(error) = result else {
+                assert!(nth > 0, "{kind:?} is never used");
+                break;
+            };
+            assert_eq!(error.is_fatal(), matches!(kind, Operation::Sync | Operation::SyncDir), "{error}");
+            for crash in CRASHES {
+                check_after(&disk.crash(crash), acknowledged, &format!("{kind:?} {nth}, {crash:?}"));
+            }
+        }
+    }
 }
