@@ -14,8 +14,10 @@ use std::{
 };
 
 mod real;
+mod sim;
 
 pub use real::RealDisk;
+pub use sim::{Crash, Operation, SimDisk};
 
 /// A file system.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
