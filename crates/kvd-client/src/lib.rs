@@ -1,1 +1,68 @@
-//! Placeholder.
+//! The client library of kvd.
+//!
+//! ```no_run
+//! # async fn example() -> kvd_client::Result<()> {
+//! use futures::TryStreamExt as _;
+//! use kvd_client::{Client, Conditional};
+//!
+//! // The addresses of one or more nodes; the others are learned from them.
+//! let client = Client::connect(["127.0.0.1:7400"]).await?;
+//!
+//! let put = client.put("{user:7}/name", "Ada").await?;
+//! let found = client.get("{user:7}/name").await?;
+//! assert_eq!(found.map(|record| record.revision), Some(put.revision));
+//!
+//! // A compare-and-set: a condition that fails is an answer, not an error.
+//! match client.put("{user:7}/name", "Ada L.").if_revision(put.revision).return_previous().await? {
+//!     Conditional::Done(put) => println!("version {}", put.version),
+//!     Conditional::Failed { current } => println!("somebody was faster: {current:?}"),
+//! }
+//!
+//! let mut rows = client.scan_prefix("{user:7}/").stream();
+//! while let Some((key, record)) = rows.try_next().await? {
+//!     println!("{key} = {:?}", record.value);
+//! }
+//! client.close().await;
+//! # Ok(()) }
+//! ```
+//!
+//! # What it does by itself
+//! - **Routing.** It computes the ring, knows who leads which shard, and sends each request straight there. What it
+//!   doesn't know costs a detour, as every node serves every request.
+//! - **Pipelining.** All requests of a process share one stream per node, and those that wait travel together. For
+//!   throughput, keep many requests in flight; one client is enough.
+//! - **Retries.** A request is tried, at other nodes if need be, until its deadline: five seconds unless the [`Config`] or
+//!   the request says otherwise.
+//! - **Exactly once.** A write is applied once however often it is tried: it carries its place in a session that this
+//!   client has with the shard.
+//!
+//! # When a request fails
+//! [`Error::outcome_unknown`] tells whether a write may have been applied (or may yet be). If not, it was *not applied*.
+//! A write whose future is dropped is not tried again: a try in flight may still be applied, once.
+//!
+//! # What is deliberately absent
+//! It prints nothing, reads no environment and keeps nothing on disk: a process that starts again is a new client. It
+//! knows nothing of the server's crates; what the two share is the wire.
+
+mod attempts;
+mod backoff;
+mod client;
+mod config;
+mod core;
+mod peer;
+mod pipeline;
+mod request;
+mod router;
+mod scan;
+mod session;
+mod topology;
+mod watch;
+
+pub use client::Client;
+pub use config::{CONNECT_TIMEOUT_DEFAULT, Config, ENDPOINTS_MAX, TRY_TIMEOUT_DEFAULT};
+pub use kvd_types::{Error, ErrorKind, Key, NodeId, Record, Result, Revision, ShardId};
+pub use request::{
+    BatchGet, Conditional, Delete, DeleteIf, DeleteResult, Get, IntoBytes, Put, PutIf, PutResult,
+};
+pub use scan::{Rows, Scan};
+pub use topology::{Location, Node, Replica, ReplicaStatus, Shard, Status, Topology};
