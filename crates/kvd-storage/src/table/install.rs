@@ -46,6 +46,7 @@ impl Table {
             let what = format!("{} rows were written, {} others are there", written.rows, found.rows);
             return Err(Error::corruption(format!("tree {} of the engine", self.codec.tree_name(new)), what));
         }
+        // The engine's order of batches would do; but it is the engine that is not believed.
         self.engine.flush()?;
         self.point_to(new)?;
         {

@@ -2,11 +2,15 @@
 
 use std::fs;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use proptest::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    super::format::{BLOCK_HEAD_BYTES, BLOCK_RAW_TARGET, FOOTER_BYTES, ROW_BYTES_MAX, decode_block_head},
+    super::format::{
+        BLOCK_HEAD_BYTES, BLOCK_RAW_TARGET, FOOTER_BYTES, Footer, ROW_BYTES_MAX, decode_block_head,
+        encode_block, encode_footer, encode_header,
+    },
     Checkpoint, Sample, manifest, numbered_rows, open_store, read, sample_rows, verify_bytes, write,
 };
 use crate::{Error, disk::RealDisk};
@@ -157,6 +161,43 @@ proptest! {
         }
         prop_assert_eq!(verify_bytes(&damaged).is_ok(), damaged == sample.bytes);
     }
+}
+
+/// A file whose checksums and digest are all as they should be, of one block with these rows, said to be so many.
+fn sound_file(rows: &[(&[u8], &[u8])], said: u32) -> Vec<u8> {
+    let mut raw = Vec::new();
+    for (key, value) in rows {
+        raw.put_u32_le(u32::try_from(key.len()).unwrap());
+        raw.put_u32_le(u32::try_from(value.len()).unwrap());
+        raw.put_slice(key);
+        raw.put_slice(value);
+    }
+    let header = encode_header(&manifest(1)).unwrap();
+    let mut file = [header, encode_block(0, said, &raw).unwrap()].concat();
+    let raw_bytes = u64::try_from(raw.len()).unwrap();
+    let footer = Footer { blocks: 1, rows: u64::from(said), raw_bytes, digest: xxh3_64(&file) };
+    file.extend_from_slice(&encode_footer(footer));
+    file
+}
+
+#[test]
+fn rows_that_no_writer_would_write_are_refused() {
+    let (a, b): (&[u8], &[u8]) = (b"a", b"b");
+    verify_bytes(&sound_file(&[(a, b), (b, a)], 2)).unwrap();
+    let refused = |file: &[u8], expected: &str| {
+        let error = verify_bytes(file).unwrap_err();
+        assert!(error.is_corruption() && error.to_string().contains(expected), "{error}");
+    };
+    refused(&sound_file(&[(b, a), (a, b)], 2), "the rows do not ascend");
+    refused(&sound_file(&[(a, b), (a, b)], 2), "the rows do not ascend");
+    refused(&sound_file(&[(a, b), (b, a)], 1), "a row is not within its block");
+    refused(&sound_file(&[(a, b), (b, a)], 3), "the block has fewer rows than it says");
+    let row = b"\x01\0\0\0\xff\xff\xff\xffa";
+    let header = encode_header(&manifest(1)).unwrap();
+    let mut file = [header, encode_block(0, 1, row).unwrap()].concat();
+    let footer = Footer { blocks: 1, rows: 1, raw_bytes: 9, digest: xxh3_64(&file) };
+    file.extend_from_slice(&encode_footer(footer));
+    refused(&file, "a row is not within its block");
 }
 
 #[test]
