@@ -389,3 +389,6 @@ fn get_bytes(bytes: &mut &[u8]) -> Option<Bytes> {
 fn get_id(bytes: &mut &[u8]) -> Option<EntryId> {
     Some(EntryId { index: LogIndex(bytes.try_get_u64_le().ok()?), term: Term(bytes.try_get_u64_le().ok()?) })
 }
+
+#[cfg(test)]
+mod tests;
