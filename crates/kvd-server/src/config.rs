@@ -330,7 +330,10 @@ impl Raft {
     /// The silence after which a follower stands for election: at least, and at most.
     #[must_use]
     pub const fn election_timeout(&self) -> (Duration, Duration) {
-        (Duration::from_millis(self.election_timeout_min_ms), Duration::from_millis(self.election_timeout_max_ms))
+        (
+            Duration::from_millis(self.election_timeout_min_ms),
+            Duration::from_millis(self.election_timeout_max_ms),
+        )
     }
 }
 

@@ -5,4 +5,10 @@
 //! the two stands [`store`].
 
 pub mod config;
+pub mod connections;
+mod front;
+pub mod grpc;
+pub mod metrics;
 pub mod store;
+#[cfg(test)]
+mod testing;

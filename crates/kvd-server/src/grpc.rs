@@ -1,0 +1,106 @@
+//! gRPC for clients: `kvd.v1.Kv`, `kvd.v1.Cluster`, health and reflection, on one port.
+//!
+//! # How it stops
+//! Once told to stop, the server takes no more connections, calls itself unhealthy, ends the streams that have no end of
+//! their own (a pipeline answers what it has begun), and waits for calls to finish. Connections that are still there
+//! after the grace are cut.
+//!
+//! # Bounds
+//! Connections: `limits.connections_max`. Calls on one connection: [`STREAMS_MAX`]. A message: `MESSAGE_BYTES_MAX`; a
+//! request within it: `REQUEST_BYTES_MAX`. Bytes that a client may send ahead of their use: the HTTP/2 windows. A
+//! pipeline's operations and their bytes: see [`pipeline`]. What waits inside the node is the core's to bound.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::stream;
+use kvd_proto::v1::{cluster_server::ClusterServer, kv_server::KvServer};
+use kvd_types::limits::MESSAGE_BYTES_MAX;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::{
+    connections::{Cut, Gate, ServiceLimits},
+    front::Front,
+    metrics::SharedMetrics,
+    store::Store,
+};
+
+mod cluster;
+mod deadline;
+mod health;
+mod kv;
+mod pipeline;
+
+/// What a gRPC connection opens with: HTTP/2's preface.
+const OPENING_BYTES: usize = 24;
+/// Calls and streams on one connection at a time.
+const STREAMS_MAX: u32 = 1024;
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A connection without traffic is asked for a sign of life so often, and has so long to give one.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The names of the services that are offered, for health and reflection.
+const SERVICES: [&str; 2] = ["kvd.v1.Kv", "kvd.v1.Cluster"];
+
+/// Serves clients until told to stop, and as long after that as the grace allows.
+///
+/// # Errors
+/// The services can't be set up. What goes wrong with one connection is that connection's affair.
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    limits: ServiceLimits,
+    shutdown: CancellationToken,
+    metrics: SharedMetrics,
+) -> anyhow::Result<()> {
+    let cut = Cut::new();
+    let gate = Gate::new("client", listener, OPENING_BYTES, &limits, Arc::clone(&metrics), &cut);
+    let front = Front { store: Arc::clone(&store), metrics, value_bytes_max: limits.value_bytes_max };
+
+    let kv = KvServer::new(kv::KvService::new(front, shutdown.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let cluster = ClusterServer::new(cluster::ClusterService::new(Arc::clone(&store), shutdown.clone()));
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(kvd_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(SERVICES[0])
+        .with_service_name(SERVICES[1])
+        .with_service_name("grpc.health.v1.Health")
+        .with_service_name("grpc.reflection.v1.ServerReflection")
+        .build_v1()?;
+
+    let incoming = stream::unfold(gate, |gate| async move {
+        let connection = gate.accept().await;
+        Some((Ok::<_, std::io::Error>(connection), gate))
+    });
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(kv)
+        .add_service(cluster)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+    let out_of_time = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(limits.grace).await;
+    };
+    let health = health::follow(reporter, store, shutdown.clone());
+
+    tokio::select! {
+        served = async { tokio::join!(server, health).0 } => served?,
+        () = out_of_time => tracing::info!("cutting client connections that outlast shutdown.grace_ms"),
+    }
+    drop(cut);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
