@@ -8,6 +8,7 @@ pub mod config;
 pub mod connections;
 mod front;
 pub mod grpc;
+pub mod http;
 pub mod metrics;
 pub mod store;
 #[cfg(test)]
