@@ -4,7 +4,8 @@ use std::{env, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from("../../proto");
-    let files = ["kvd/v1/kv.proto", "kvd/v1/cluster.proto", "kvd/peer/v1/peer.proto", "kvd/peer/v1/log.proto"];
+    let files =
+        ["kvd/v1/kv.proto", "kvd/v1/cluster.proto", "kvd/peer/v1/peer.proto", "kvd/peer/v1/log.proto"];
     println!("cargo:rerun-if-changed={}", root.display());
 
     let descriptors = protox::compile(files, [&root])?;

@@ -14,7 +14,14 @@ pub mod operation;
 pub mod topology;
 
 /// The public interface: package `kvd.v1`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, unreachable_pub, reason = "generated")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unused_qualifications,
+    unreachable_pub,
+    reason = "generated"
+)]
 pub mod v1 {
     tonic::include_proto!("kvd.v1");
 }
@@ -22,7 +29,14 @@ pub mod v1 {
 /// What nodes say to each other: package `kvd.peer.v1`.
 pub mod peer {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, unreachable_pub, reason = "generated")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        unused_qualifications,
+        unreachable_pub,
+        reason = "generated"
+    )]
     pub mod v1 {
         tonic::include_proto!("kvd.peer.v1");
     }

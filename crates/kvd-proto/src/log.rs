@@ -6,8 +6,8 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use kvd_types::{
-    ClusterId, Command, Condition, Error, GroupId, Incarnation, Key, NodeId, Proposal, ReplicaId, Result, Revision,
-    SequenceNumber, SessionId, SessionPosition, ShardId, Write, WriteOp,
+    ClusterId, Command, Condition, Error, GroupId, Incarnation, Key, NodeId, Proposal, ReplicaId, Result,
+    Revision, SequenceNumber, SessionId, SessionPosition, ShardId, Write, WriteOp,
     cluster::{Addresses, MetaCommand, MetaOutcome, Node, NodeProfile, NodeState, Settings},
 };
 use prost::Message as _;
@@ -17,8 +17,8 @@ use crate::peer::v1 as p;
 mod meta;
 
 pub use meta::{
-    meta_command_from_wire, meta_command_to_wire, meta_outcome_from_wire, meta_outcome_to_wire, node_from_wire,
-    node_to_wire,
+    meta_command_from_wire, meta_command_to_wire, meta_outcome_from_wire, meta_outcome_to_wire,
+    node_from_wire, node_to_wire,
 };
 
 /// The tag byte of a blank entry.
@@ -50,7 +50,8 @@ pub fn decode_proposal(payload: Bytes) -> Result<Proposal> {
     if payload.first() != Some(&TAG_PROPOSAL) {
         return Err(corrupt("has another entry's tag"));
     }
-    let wire = p::Proposal::decode(payload.slice(1..)).map_err(|error| corrupt(&format!("does not decode: {error}")))?;
+    let wire = p::Proposal::decode(payload.slice(1..))
+        .map_err(|error| corrupt(&format!("does not decode: {error}")))?;
     let commands = wire.commands.into_iter().map(command_from_wire).collect::<Result<_>>();
     Ok(Proposal {
         clock: Revision(wire.clock),

@@ -4,7 +4,8 @@
 //! (client, forwarder), request from wire (server), reply to wire (server), reply from wire (client, forwarder).
 
 use kvd_types::{
-    Condition, Error, Key, Result, Revision, SequenceNumber, SessionId, SessionPosition, ShardId, Write, WriteOp,
+    Condition, Error, Key, Result, Revision, SequenceNumber, SessionId, SessionPosition, ShardId, Write,
+    WriteOp,
     operation::{Request, ScanPage},
 };
 
@@ -19,9 +20,9 @@ pub use reply::{refusal, reply_from_wire, reply_to_wire};
 pub fn request_to_wire(request: Request) -> WireRequest {
     match request {
         Request::Get(key) => WireRequest::Get(v1::GetRequest { key: key.into_bytes() }),
-        Request::BatchGet(keys) => {
-            WireRequest::BatchGet(v1::BatchGetRequest { keys: keys.into_iter().map(Key::into_bytes).collect() })
-        }
+        Request::BatchGet(keys) => WireRequest::BatchGet(v1::BatchGetRequest {
+            keys: keys.into_iter().map(Key::into_bytes).collect(),
+        }),
         Request::Write(write) => write_to_wire(write),
         Request::Scan(page) => WireRequest::Scan(v1::ScanRequest {
             shard: page.shard.get(),
@@ -29,7 +30,9 @@ pub fn request_to_wire(request: Request) -> WireRequest {
             end: page.end,
             limit: u32::try_from(page.limit).unwrap_or(u32::MAX),
         }),
-        Request::OpenSession(shard) => WireRequest::OpenSession(v1::OpenSessionRequest { shard: shard.get() }),
+        Request::OpenSession(shard) => {
+            WireRequest::OpenSession(v1::OpenSessionRequest { shard: shard.get() })
+        }
         Request::CloseSession(shard, session) => {
             WireRequest::CloseSession(v1::CloseSessionRequest { shard: shard.get(), session: session.get() })
         }
@@ -70,7 +73,9 @@ pub fn request_from_wire(wire: WireRequest) -> Result<Request> {
             limit: scan.limit as usize,
         }),
         WireRequest::OpenSession(open) => Request::OpenSession(ShardId(open.shard)),
-        WireRequest::CloseSession(close) => Request::CloseSession(ShardId(close.shard), SessionId(close.session)),
+        WireRequest::CloseSession(close) => {
+            Request::CloseSession(ShardId(close.shard), SessionId(close.session))
+        }
     })
 }
 
@@ -125,9 +130,9 @@ fn condition_from_wire(wire: Option<v1::Condition>) -> Result<Condition> {
         None => Ok(Condition::Always),
         Some(Some(Kind::Absent(true))) => Ok(Condition::Absent),
         Some(Some(Kind::Revision(revision))) => Ok(Condition::RevisionIs(Revision(revision))),
-        Some(Some(Kind::Absent(false)) | None) => {
-            Err(Error::invalid("the condition says nothing: set absent = true or a revision, or leave it out"))
-        }
+        Some(Some(Kind::Absent(false)) | None) => Err(Error::invalid(
+            "the condition says nothing: set absent = true or a revision, or leave it out",
+        )),
     }
 }
 

@@ -14,7 +14,11 @@ pub fn ring_to_wire(spec: &RingSpec) -> v1::Ring {
     v1::Ring {
         format: spec.format,
         epoch: spec.epoch.get(),
-        shards: spec.shards.iter().map(|shard| v1::RingShard { id: shard.id.get(), weight: shard.weight }).collect(),
+        shards: spec
+            .shards
+            .iter()
+            .map(|shard| v1::RingShard { id: shard.id.get(), weight: shard.weight })
+            .collect(),
     }
 }
 
@@ -32,6 +36,10 @@ pub fn ring_from_wire(wire: &v1::Ring) -> Result<RingSpec> {
     Ok(RingSpec {
         format: wire.format,
         epoch: RingEpoch(wire.epoch),
-        shards: wire.shards.iter().map(|shard| RingShard { id: ShardId(shard.id), weight: shard.weight }).collect(),
+        shards: wire
+            .shards
+            .iter()
+            .map(|shard| RingShard { id: ShardId(shard.id), weight: shard.weight })
+            .collect(),
     })
 }

@@ -19,7 +19,8 @@ use openraft::{
 use prost::Message as _;
 
 use crate::types::{
-    CommittedLeaderId, EncodedProposal, Entry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote,
+    CommittedLeaderId, EncodedProposal, Entry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig,
+    Vote,
 };
 
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {
@@ -60,7 +61,9 @@ pub(crate) fn encode_vote(vote: &Vote) -> Bytes {
 }
 
 pub(crate) fn decode_vote(bytes: Bytes) -> Result<Vote> {
-    p::Vote::decode(bytes).map(vote_from_wire).map_err(|error| Error::corruption(format!("a vote in the log: {error}")))
+    p::Vote::decode(bytes)
+        .map(vote_from_wire)
+        .map_err(|error| Error::corruption(format!("a vote in the log: {error}")))
 }
 
 pub(crate) fn encode_log_id(id: Option<&LogId>) -> Bytes {
@@ -71,7 +74,8 @@ pub(crate) fn decode_log_id(bytes: Bytes) -> Result<Option<LogId>> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    let wire = p::LogId::decode(bytes).map_err(|error| Error::corruption(format!("a log id in the log: {error}")))?;
+    let wire = p::LogId::decode(bytes)
+        .map_err(|error| Error::corruption(format!("a log id in the log: {error}")))?;
     Ok(Some(log_id_from_wire(wire)))
 }
 
@@ -120,8 +124,11 @@ fn membership_to_wire(membership: &Membership) -> p::Membership {
 }
 
 fn membership_from_wire(wire: p::Membership) -> Result<Membership> {
-    let configurations: Vec<BTreeSet<ReplicaId>> =
-        wire.configurations.into_iter().map(|set| set.replicas.into_iter().map(ReplicaId).collect()).collect();
+    let configurations: Vec<BTreeSet<ReplicaId>> = wire
+        .configurations
+        .into_iter()
+        .map(|set| set.replicas.into_iter().map(ReplicaId).collect())
+        .collect();
     let members: BTreeMap<ReplicaId, NodeId> =
         wire.members.into_iter().map(|member| (ReplicaId(member.replica), NodeId(member.node))).collect();
     if configurations.is_empty() && members.is_empty() {
@@ -170,7 +177,10 @@ pub(crate) fn append_to_wire(request: AppendEntriesRequest<TypeConfig>) -> p::Ap
         entries: request
             .entries
             .into_iter()
-            .map(|entry| p::Entry { id: Some(log_id_to_wire(&entry.log_id)), payload: encode_payload(entry.payload) })
+            .map(|entry| p::Entry {
+                id: Some(log_id_to_wire(&entry.log_id)),
+                payload: encode_payload(entry.payload),
+            })
             .collect(),
     }
 }
@@ -201,11 +211,15 @@ pub(crate) fn append_response_to_wire(response: &AppendEntriesResponse<TypeConfi
     p::AppendResponse { result: Some(result) }
 }
 
-pub(crate) fn append_response_from_wire(wire: p::AppendResponse) -> Result<AppendEntriesResponse<TypeConfig>> {
+pub(crate) fn append_response_from_wire(
+    wire: p::AppendResponse,
+) -> Result<AppendEntriesResponse<TypeConfig>> {
     use p::append_response::Result as Wire;
     Ok(match wire.result.ok_or_else(|| Error::invalid("an append answer without a result"))? {
         Wire::Success(_) => AppendEntriesResponse::Success,
-        Wire::Partial(partial) => AppendEntriesResponse::PartialSuccess(partial.matching.map(log_id_from_wire)),
+        Wire::Partial(partial) => {
+            AppendEntriesResponse::PartialSuccess(partial.matching.map(log_id_from_wire))
+        }
         Wire::Conflict(_) => AppendEntriesResponse::Conflict,
         Wire::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote_from_wire(vote)),
     })
@@ -249,7 +263,9 @@ pub(crate) fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> p
     }
 }
 
-pub(crate) fn transfer_from_wire(wire: p::TransferLeaderRequest) -> Result<TransferLeaderRequest<TypeConfig>> {
+pub(crate) fn transfer_from_wire(
+    wire: p::TransferLeaderRequest,
+) -> Result<TransferLeaderRequest<TypeConfig>> {
     Ok(TransferLeaderRequest::new(
         required_vote(wire.from_leader)?,
         ReplicaId(wire.to_replica),

@@ -17,7 +17,9 @@ use kvd_storage::{
     log::{self, ReplicaLog},
     table::Table,
 };
-use kvd_types::{Command, Error, ErrorKind, GroupId, LogIndex, NodeId, Outcome, ReplicaId, Result, Term, cluster::Replica};
+use kvd_types::{
+    Command, Error, ErrorKind, GroupId, LogIndex, NodeId, Outcome, ReplicaId, Result, Term, cluster::Replica,
+};
 use openraft::{
     Config, ServerState, SnapshotPolicy,
     async_runtime::WatchReceiver as _,
@@ -159,6 +161,17 @@ pub struct Status {
     pub digest: Option<u64>,
 }
 
+/// Who leads a group, as one of its replicas knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The replica that leads, and its node.
+    pub leader: Option<Replica>,
+    /// Whether it is this one.
+    pub is_self: bool,
+    /// The term that it leads in, or the latest one heard of.
+    pub term: Term,
+}
+
 /// One replica of one group.
 #[derive(Clone)]
 pub struct Group(Arc<Inner>);
@@ -170,6 +183,7 @@ struct Inner {
     reader: Option<ShardReader>,
     proposals: ProposalQueue,
     reads: ReadQueue,
+    leadership: watch::Receiver<Leadership>,
     cancelled: CancellationToken,
     tasks: TaskTracker,
 }
@@ -183,7 +197,8 @@ impl Group {
     /// # Errors
     /// [`OpenError::Lost`] if checkpoint and log leave a gap.
     pub async fn open(parts: Parts, rebuild: bool) -> Result<Self, OpenError> {
-        let Parts { group, replica, log, table, checkpoints, transport, clock, timing, drain, on_applied } = parts;
+        let Parts { group, replica, log, table, checkpoints, transport, clock, timing, drain, on_applied } =
+            parts;
         let state = {
             let log = log.clone();
             crate::state::blocking(move || {
@@ -203,14 +218,19 @@ impl Group {
             },
         };
         let config = Arc::new(raft_config(group, timing)?);
-        let raft = Raft::new(replica, config, network, LogStore::new(log.clone()), StateMachine(Arc::clone(&state)))
-            .await
-            .map_err(|fatal| OpenError::Failed(Error::internal(format!("group {group} can't start: {fatal}"))))?;
+        let raft =
+            Raft::new(replica, config, network, LogStore::new(log.clone()), StateMachine(Arc::clone(&state)))
+                .await
+                .map_err(|fatal| {
+                    OpenError::Failed(Error::internal(format!("group {group} can't start: {fatal}")))
+                })?;
 
         let (proposals, proposer) = ProposalQueue::new(group, raft.clone(), clock);
         let (reads, rounds) = ReadQueue::new(group, raft.clone(), timing.election_timeout_max);
         let cancelled = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let (seen, leadership) = watch::channel(Leadership::default());
+        tasks.spawn(watch_leadership(raft.clone(), seen, cancelled.clone()));
         tasks.spawn(proposer.run(cancelled.clone()));
         tasks.spawn(rounds.run(cancelled.clone()));
         tasks.spawn(Arc::clone(&state).drain_loop(drain, cancelled.clone()));
@@ -219,7 +239,7 @@ impl Group {
             Machine::Shard(shard) => Some(shard.reader()),
             Machine::Meta(_) => None,
         });
-        Ok(Self(Arc::new(Inner { raft, log, state, reader, proposals, reads, cancelled, tasks })))
+        Ok(Self(Arc::new(Inner { raft, log, state, reader, proposals, reads, leadership, cancelled, tasks })))
     }
 
     /// The group.
@@ -272,16 +292,16 @@ impl Group {
         })
     }
 
-    /// The replica that leads, and its node, as far as this one knows.
+    /// Who leads, as far as this replica knows. Cheap enough to be asked for every request.
     #[must_use]
-    pub fn leader(&self) -> Option<Replica> {
-        leader_of(&self.metrics())
+    pub fn leadership(&self) -> Leadership {
+        *self.0.leadership.borrow()
     }
 
-    /// Whether this replica believes that it leads.
+    /// Changes when another replica leads, or none.
     #[must_use]
-    pub fn is_leader(&self) -> bool {
-        self.metrics().state == ServerState::Leader
+    pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.clone()
     }
 
     /// The first fault of this replica, once there is one.
@@ -312,9 +332,27 @@ impl Group {
             committed_index: index(metrics.local_committed),
             applied_index: index(metrics.last_applied),
             checkpoint_index: index(metrics.snapshot),
-            log_bytes: self.0.log.retained_bytes(),
+            log_bytes: self.log_bytes(),
             digest: self.0.state.try_digest(),
         }
+    }
+
+    /// Bytes of log that it keeps.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.0.log.retained_bytes()
+    }
+
+    /// Bytes of the node's whole log that can't be used again until this replica takes a checkpoint.
+    #[must_use]
+    pub fn pinned_log_bytes(&self) -> u64 {
+        self.0.log.pinned_bytes()
+    }
+
+    /// How many commands it has proposed since this was last asked.
+    #[must_use]
+    pub fn take_proposed(&self) -> u64 {
+        self.0.proposals.take_proposed()
     }
 
     /// Takes a checkpoint and purges the log behind it, in the background.
@@ -353,7 +391,7 @@ impl Group {
     /// Says "unavailable" where there is no leader to go to.
     fn with_leader(&self, error: Error) -> Error {
         match error.kind {
-            ErrorKind::NotLeader(_) if self.leader().is_none() => {
+            ErrorKind::NotLeader(_) if self.leadership().leader.is_none() => {
                 Error::unavailable(format!("group {} has no leader at the moment; retry", self.id()))
             }
             _ => error,
@@ -366,11 +404,39 @@ impl Group {
     /// # Errors
     /// Unavailable, if the replica has stopped; internal, if openraft refuses the members.
     pub async fn initialize(&self, founders: &[Replica]) -> Result<()> {
-        let members: BTreeMap<ReplicaId, NodeId> = founders.iter().map(|founder| (founder.id, founder.node)).collect();
+        let members: BTreeMap<ReplicaId, NodeId> =
+            founders.iter().map(|founder| (founder.id, founder.node)).collect();
         match self.0.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => Err(Error::internal(error.to_string())),
+            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
+                Err(Error::internal(error.to_string()))
+            }
             Err(RaftError::Fatal(fatal)) => Err(self.stopped(&fatal)),
+        }
+    }
+}
+
+/// Keeps up with who leads.
+async fn watch_leadership(raft: Raft, seen: watch::Sender<Leadership>, cancelled: CancellationToken) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let leadership = {
+            let metrics = metrics.borrow_watched();
+            let leader = metrics.current_leader.and_then(|id| {
+                let node = *metrics.membership_config.get_node(&id)?;
+                Some(Replica { id, node })
+            });
+            let term = Term(metrics.vote.leader_id.term);
+            Leadership { leader, is_self: metrics.state == ServerState::Leader, term }
+        };
+        seen.send_if_modified(|known| {
+            let changed = *known != leadership;
+            *known = leadership;
+            changed
+        });
+        tokio::select! {
+            () = cancelled.cancelled() => return,
+            changed = metrics.changed() => if changed.is_err() { return },
         }
     }
 }
@@ -402,7 +468,9 @@ fn open_state(
                 let applied = machine.applied();
                 tracing::info!(%group, %replica, ?applied, ?purged, "the rows are behind the log; rebuilding them");
             }
-            Err(error) => tracing::error!(%group, %replica, %error, "the rows can't be believed; rebuilding them"),
+            Err(error) => {
+                tracing::error!(%group, %replica, %error, "the rows can't be believed; rebuilding them")
+            }
         }
     }
     rebuild_rows(group, replica, purged, &table, &checkpoints)?;
@@ -420,7 +488,9 @@ fn rebuild_rows(
     let lost = |reason: String| OpenError::Lost { group, replica, reason };
     let newest = checkpoints.latest().map_err(failed)?;
     match (newest, purged) {
-        (Some(checkpoint), purged) if purged.is_none_or(|purged| checkpoint.manifest().applied_index >= purged.index) => {
+        (Some(checkpoint), purged)
+            if purged.is_none_or(|purged| checkpoint.manifest().applied_index >= purged.index) =>
+        {
             let upto = checkpoint.manifest().applied_index;
             tracing::info!(%group, %replica, %upto, "rebuilding the rows from the checkpoint");
             table.replace(checkpoint.rows()).map_err(failed)
@@ -458,5 +528,7 @@ fn raft_config(group: GroupId, timing: Timing) -> Result<Config, Error> {
         max_payload_entries: APPEND_ENTRIES_MAX,
         ..Config::default()
     };
-    config.validate().map_err(|error| Error::invalid(format!("the raft settings don't fit together: {error}")))
+    config
+        .validate()
+        .map_err(|error| Error::invalid(format!("the raft settings don't fit together: {error}")))
 }

@@ -30,7 +30,7 @@ mod state_machine;
 pub mod transport;
 mod types;
 
-pub use group::{Group, Members, OpenError, Parts, Role, Status, Timing};
+pub use group::{Group, Leadership, Members, OpenError, Parts, Role, Status, Timing};
 pub use state::{DrainOptions, Fault};
 pub use transport::{CallError, Lane, Transport};
 

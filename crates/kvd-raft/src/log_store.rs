@@ -105,7 +105,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        let committed = self.log.state().committed.map(codec::decode_log_id).transpose().map_err(io::Error::other)?;
+        let committed =
+            self.log.state().committed.map(codec::decode_log_id).transpose().map_err(io::Error::other)?;
         Ok(committed.flatten())
     }
 

@@ -1,7 +1,9 @@
 //! Openraft's network on a [`Transport`].
 //!
 //! Appends are pipelined: up to [`APPENDS_IN_FLIGHT_MAX`] requests to a follower are on their way at once, answered in
-//! order. An append's own deadline is not openraft's (three quarters of a heartbeat, less than a slow disk's sync) but
+//! order. They all take one lane, those without entries too: one that overtook its predecessor would be answered with a
+//! conflict on an entry that the predecessor's answer has just confirmed, which openraft takes for a log that has gone
+//! back, and stops. An append's own deadline is not openraft's (three quarters of a heartbeat, less than a slow disk's sync) but
 //! [`NetworkOptions::append_patience`]; some deadline is a must, because a stream that neither answers nor fails keeps
 //! the log from being purged.
 
@@ -16,8 +18,8 @@ use openraft::{
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-        TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 
@@ -107,9 +109,11 @@ impl Network {
         .boxed()
     }
 
-    fn append(&self, request: AppendEntriesRequest<TypeConfig>) -> BoxFuture<'static, RpcResult<AppendEntriesResponse<TypeConfig>>> {
-        let lane = if request.entries.is_empty() { Lane::Control } else { self.lane };
-        let answer = self.call(lane, p::envelope::Body::Append(codec::append_to_wire(request)));
+    fn append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> BoxFuture<'static, RpcResult<AppendEntriesResponse<TypeConfig>>> {
+        let answer = self.call(self.lane, p::envelope::Body::Append(codec::append_to_wire(request)));
         async move {
             match answer.await? {
                 p::envelope::Body::AppendResponse(response) => {
@@ -171,7 +175,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
         async move { Ok(stream.boxed()) }.boxed()
     }
 
-    async fn vote(&mut self, request: VoteRequest<TypeConfig>, _option: RPCOption) -> RpcResult<VoteResponse<TypeConfig>> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
         self.ask_vote(p::envelope::Body::Vote(codec::vote_request_to_wire(&request))).await
     }
 

@@ -13,7 +13,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,8 @@ use kvd_proto::log::encode_proposal;
 use kvd_types::{
     Command, Error, ErrorKind, GroupId, Outcome, Proposal, Result, Revision,
     limits::{
-        ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, PROPOSAL_QUEUE_BYTES_MAX, PROPOSAL_QUEUE_MAX,
+        ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, PROPOSAL_QUEUE_BYTES_MAX,
+        PROPOSAL_QUEUE_MAX,
     },
 };
 use openraft::{errors::ClientWriteError, impls::OneshotResponder};
@@ -45,6 +46,7 @@ pub(crate) struct ProposalQueue {
     group: GroupId,
     commands: mpsc::Sender<Waiting>,
     waiting_bytes: Arc<AtomicUsize>,
+    proposed: Arc<AtomicU64>,
 }
 
 /// A command that waits, and who waits for it.
@@ -60,6 +62,7 @@ pub(crate) struct Proposer {
     pub(crate) clock: Arc<dyn Clock>,
     commands: mpsc::Receiver<Waiting>,
     waiting_bytes: Arc<AtomicUsize>,
+    proposed: Arc<AtomicU64>,
 }
 
 impl ProposalQueue {
@@ -67,8 +70,15 @@ impl ProposalQueue {
     pub(crate) fn new(group: GroupId, raft: Raft, clock: Arc<dyn Clock>) -> (Self, Proposer) {
         let (sender, receiver) = mpsc::channel(PROPOSAL_QUEUE_MAX);
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        let queue = Self { group, commands: sender, waiting_bytes: Arc::clone(&waiting_bytes) };
-        (queue, Proposer { raft, clock, commands: receiver, waiting_bytes })
+        let proposed = Arc::new(AtomicU64::new(0));
+        let proposer = Proposer {
+            raft,
+            clock,
+            commands: receiver,
+            waiting_bytes: Arc::clone(&waiting_bytes),
+            proposed: Arc::clone(&proposed),
+        };
+        (Self { group, commands: sender, waiting_bytes, proposed }, proposer)
     }
 
     /// Proposes a command and waits for its outcome.
@@ -83,7 +93,9 @@ impl ProposalQueue {
         if let Err(refused) = self.commands.try_send(Waiting { command, size_bytes, caller }) {
             self.waiting_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
             return Err(match refused {
-                mpsc::error::TrySendError::Full(_) => self.overloaded(&format!("{PROPOSAL_QUEUE_MAX} writes")),
+                mpsc::error::TrySendError::Full(_) => {
+                    self.overloaded(&format!("{PROPOSAL_QUEUE_MAX} writes"))
+                }
                 mpsc::error::TrySendError::Closed(_) => self.stopped(),
             });
         }
@@ -92,8 +104,16 @@ impl ProposalQueue {
         })
     }
 
+    /// How many commands were proposed since this was last asked.
+    pub(crate) fn take_proposed(&self) -> u64 {
+        self.proposed.swap(0, Ordering::Relaxed)
+    }
+
     fn overloaded(&self, what: &str) -> Error {
-        Error::overloaded(RETRY_AFTER, format!("{what} wait already for the leader of group {}; retry later", self.group))
+        Error::overloaded(
+            RETRY_AFTER,
+            format!("{what} wait already for the leader of group {}; retry later", self.group),
+        )
     }
 
     fn stopped(&self) -> Error {
@@ -138,6 +158,7 @@ impl Proposer {
             next = if full { None } else { self.commands.try_recv().ok() };
         }
         self.waiting_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+        self.proposed.fetch_add(commands.len() as u64, Ordering::Relaxed);
 
         let clock = Revision::from_unix_ms(self.clock.unix_ms());
         let entry = EncodedProposal(encode_proposal(Proposal { clock, commands }));
@@ -174,7 +195,8 @@ fn give_out(outcomes: Result<Vec<Outcome>>, callers: Vec<oneshot::Sender<Result<
             }
         }
         Ok(outcomes) => {
-            let error = Error::internal(format!("{} commands had {} outcomes", callers.len(), outcomes.len()));
+            let error =
+                Error::internal(format!("{} commands had {} outcomes", callers.len(), outcomes.len()));
             callers.into_iter().for_each(|caller| answer(caller, Err(error.clone())));
         }
         Err(error) => callers.into_iter().for_each(|caller| answer(caller, Err(error.clone()))),

@@ -49,7 +49,10 @@ impl ReadQueue {
         self.readers.try_send(reader).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::overloaded(
                 RETRY_AFTER,
-                format!("{READ_QUEUE_MAX} reads wait already for the leader of group {}; retry later", self.group),
+                format!(
+                    "{READ_QUEUE_MAX} reads wait already for the leader of group {}; retry later",
+                    self.group
+                ),
             ),
             mpsc::error::TrySendError::Closed(_) => self.stopped(),
         })?;
@@ -83,20 +86,30 @@ impl ReadRounds {
     }
 
     async fn round(&self) -> Result<()> {
-        let no_quorum = || Error::unavailable("no majority of the group's replicas confirmed this leader in time");
+        let no_quorum =
+            || Error::unavailable("no majority of the group's replicas confirmed this leader in time");
         let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         let linearizer = match tokio::time::timeout(self.round_timeout, confirmed).await {
             Err(_elapsed) => return Err(no_quorum()),
             Ok(Ok(linearizer)) => linearizer,
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-                return Err(Error::new(ErrorKind::NotLeader(None), format!("this replica does not lead: {forward}")));
+                return Err(Error::new(
+                    ErrorKind::NotLeader(None),
+                    format!("this replica does not lead: {forward}"),
+                ));
             }
-            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => return Err(no_quorum()),
-            Ok(Err(RaftError::Fatal(fatal))) => return Err(Error::unavailable(format!("the replica stopped: {fatal}"))),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
+                return Err(no_quorum());
+            }
+            Ok(Err(RaftError::Fatal(fatal))) => {
+                return Err(Error::unavailable(format!("the replica stopped: {fatal}")));
+            }
         };
         match linearizer.try_await_ready(&self.raft, Some(self.round_timeout)).await {
             Ok(Ok(_ready)) => Ok(()),
-            Ok(Err(behind)) => Err(Error::unavailable(format!("the leader lags behind what is committed: {behind}"))),
+            Ok(Err(behind)) => {
+                Err(Error::unavailable(format!("the leader lags behind what is committed: {behind}")))
+            }
             Err(fatal) => Err(Error::unavailable(format!("the replica stopped: {fatal}"))),
         }
     }

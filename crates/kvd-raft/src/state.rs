@@ -252,7 +252,8 @@ impl ReplicaState {
             state.table.drain().map_err(broken)?;
             let (_, position) = state.freeze();
             state.table.drain().map_err(broken)?;
-            let checkpoint = state.write_checkpoint(&position).map_err(|error| state.checkpoint_failed(error))?;
+            let checkpoint =
+                state.write_checkpoint(&position).map_err(|error| state.checkpoint_failed(error))?;
             Ok((position, checkpoint))
         })
         .await?;
@@ -266,7 +267,8 @@ impl ReplicaState {
         if self.checkpoints.list()?.iter().any(|own| own.path() == checkpoint.path()) {
             return Ok(());
         }
-        let receiver = self.checkpoints.receive(&checkpoint.path().to_string_lossy(), checkpoint.size_bytes())?;
+        let receiver =
+            self.checkpoints.receive(&checkpoint.path().to_string_lossy(), checkpoint.size_bytes())?;
         while receiver.next_offset() < checkpoint.size_bytes() {
             let offset = receiver.next_offset();
             receiver.write(offset, &checkpoint.read_chunk(offset, CHUNK_BYTES_MAX)?)?;

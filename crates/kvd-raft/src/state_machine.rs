@@ -47,7 +47,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, checkpoint: Checkpoint) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        checkpoint: Checkpoint,
+    ) -> Result<(), io::Error> {
         self.0.install(checkpoint).await?;
         let installed = self.0.position();
         if installed.last_log_id == meta.last_log_id {
@@ -62,8 +66,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let state = Arc::clone(&self.0);
         blocking(move || {
-            let Some(checkpoint) = state.checkpoints.latest().map_err(io::Error::other)? else { return Ok(None) };
-            let meta = codec::decode_header(checkpoint.manifest().state_header.clone()).map_err(io::Error::other)?;
+            let Some(checkpoint) = state.checkpoints.latest().map_err(io::Error::other)? else {
+                return Ok(None);
+            };
+            let meta =
+                codec::decode_header(checkpoint.manifest().state_header.clone()).map_err(io::Error::other)?;
             Ok(Some(Snapshot { meta, snapshot: checkpoint }))
         })
         .await

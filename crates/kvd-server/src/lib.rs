@@ -1,7 +1,7 @@
 //! The node: one `kvd` process with one data directory.
 //!
-//! The *front* is what listens, configures and shows: gRPC and HTTP for clients, metrics, [`config`], and
-//! `kvd local` for a whole cluster on one machine. The *core* (the `node` module) is what makes processes a cluster. Between
+//! The *front* is what listens, configures and shows: [`grpc`] and [`mod@http`] for clients, [`metrics`], [`config`],
+//! and [`local`] for a whole cluster on one machine. The *core* (the `node` module) is what makes processes a cluster. Between
 //! the two stands [`store`].
 
 pub mod config;
@@ -9,7 +9,10 @@ pub mod connections;
 mod front;
 pub mod grpc;
 pub mod http;
+pub mod local;
 pub mod metrics;
+pub mod node;
 pub mod store;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;

@@ -24,7 +24,9 @@ impl Key {
         match bytes.len() {
             0 => Err(Error::invalid("the key is empty; a key has 1 to 4096 bytes")),
             1..=KEY_BYTES_MAX => Ok(Self(bytes)),
-            length => Err(Error::invalid(format!("the key has {length} bytes; a key has 1 to {KEY_BYTES_MAX} bytes"))),
+            length => Err(Error::invalid(format!(
+                "the key has {length} bytes; a key has 1 to {KEY_BYTES_MAX} bytes"
+            ))),
         }
     }
 

@@ -78,7 +78,7 @@ pub struct Served {
     pub shard: ShardId,
     /// The node that leads it.
     pub leader: NodeId,
-    /// That node's client address.
+    /// That node's client address; empty if it answered itself.
     pub leader_address: String,
     /// The ring that the request was routed by.
     pub ring_epoch: RingEpoch,
@@ -108,7 +108,9 @@ impl Request {
                 Ok(())
             }
             Self::BatchGet(keys) => check_batch(keys),
-            Self::Get(_) | Self::Write(_) | Self::Scan(_) | Self::OpenSession(_) | Self::CloseSession(..) => Ok(()),
+            Self::Get(_) | Self::Write(_) | Self::Scan(_) | Self::OpenSession(_) | Self::CloseSession(..) => {
+                Ok(())
+            }
         }
     }
 }
@@ -116,7 +118,10 @@ impl Request {
 fn check_batch(keys: &[Key]) -> Result<(), Error> {
     let bytes: usize = keys.iter().map(|key| key.as_bytes().len()).sum();
     if keys.len() > BATCH_KEYS_MAX {
-        return Err(Error::invalid(format!("the batch has {} keys; a batch has at most {BATCH_KEYS_MAX}", keys.len())));
+        return Err(Error::invalid(format!(
+            "the batch has {} keys; a batch has at most {BATCH_KEYS_MAX}",
+            keys.len()
+        )));
     }
     if bytes > REQUEST_BYTES_MAX {
         return Err(Error::invalid(format!(

@@ -1,8 +1,8 @@
 //! The meta group's commands and outcomes, between wire and domain.
 
 use super::{
-    Addresses, ClusterId, Error, GroupId, Incarnation, MetaCommand, MetaOutcome, Node, NodeId, NodeProfile, NodeState,
-    ReplicaId, Result, Settings, ShardId, nonce_from_wire, nonce_to_wire, p,
+    Addresses, ClusterId, Error, GroupId, Incarnation, MetaCommand, MetaOutcome, Node, NodeId, NodeProfile,
+    NodeState, ReplicaId, Result, Settings, ShardId, nonce_from_wire, nonce_to_wire, p,
 };
 
 /// A meta command as it goes over the wire and into the log.
@@ -10,16 +10,18 @@ use super::{
 pub fn meta_command_to_wire(command: MetaCommand) -> p::MetaCommand {
     use p::meta_command::Kind;
     let kind = match command {
-        MetaCommand::CreateCluster { cluster, settings, join_nonce, profile } => Kind::CreateCluster(p::CreateCluster {
-            cluster: Some(nonce_to_wire(cluster.0)),
-            settings: Some(p::Settings {
-                replication_factor: settings.replication_factor,
-                shards: settings.shards,
-                initial_nodes: settings.initial_nodes,
-            }),
-            join_nonce: Some(nonce_to_wire(join_nonce)),
-            profile: Some(profile_to_wire(profile)),
-        }),
+        MetaCommand::CreateCluster { cluster, settings, join_nonce, profile } => {
+            Kind::CreateCluster(p::CreateCluster {
+                cluster: Some(nonce_to_wire(cluster.0)),
+                settings: Some(p::Settings {
+                    replication_factor: settings.replication_factor,
+                    shards: settings.shards,
+                    initial_nodes: settings.initial_nodes,
+                }),
+                join_nonce: Some(nonce_to_wire(join_nonce)),
+                profile: Some(profile_to_wire(profile)),
+            })
+        }
         MetaCommand::RegisterNode { join_nonce, profile } => Kind::RegisterNode(p::RegisterNode {
             join_nonce: Some(nonce_to_wire(join_nonce)),
             profile: Some(profile_to_wire(profile)),
@@ -99,7 +101,9 @@ pub fn meta_command_from_wire(wire: p::MetaCommand) -> Result<MetaCommand> {
             let state = match set.state() {
                 p::NodeState::Active => NodeState::Active,
                 p::NodeState::Draining => NodeState::Draining,
-                p::NodeState::Unspecified => return Err(Error::invalid("a node state that this version doesn't know")),
+                p::NodeState::Unspecified => {
+                    return Err(Error::invalid("a node state that this version doesn't know"));
+                }
             };
             MetaCommand::SetNodeState { node: NodeId(set.node), state }
         }
@@ -184,7 +188,11 @@ fn profile_to_wire(profile: NodeProfile) -> p::NodeProfile {
 
 fn profile_from_wire(wire: p::NodeProfile) -> NodeProfile {
     NodeProfile {
-        addresses: Addresses { client: wire.client_address, peer: wire.peer_address, http: wire.http_address },
+        addresses: Addresses {
+            client: wire.client_address,
+            peer: wire.peer_address,
+            http: wire.http_address,
+        },
         zone: wire.zone,
         weight: wire.weight,
     }

@@ -19,7 +19,12 @@ fn every_meta_command() -> Vec<MetaCommand> {
             profile: profile(),
         },
         MetaCommand::RegisterNode { join_nonce: u128::MAX, profile: profile() },
-        MetaCommand::AnnounceStart { node: NodeId(2), incarnation: Incarnation(3), start_nonce: 4, profile: profile() },
+        MetaCommand::AnnounceStart {
+            node: NodeId(2),
+            incarnation: Incarnation(3),
+            start_nonce: 4,
+            profile: profile(),
+        },
         MetaCommand::SetNodeState { node: NodeId(2), state: NodeState::Draining },
         MetaCommand::SetNodeState { node: NodeId(2), state: NodeState::Active },
         MetaCommand::PlaceShards { shards: vec![(ShardId(1), vec![NodeId(1), NodeId(2)])] },
@@ -32,8 +37,11 @@ fn every_meta_command() -> Vec<MetaCommand> {
 
 fn every_command() -> Vec<Command> {
     let key = Key::try_from("k").unwrap();
-    let session =
-        Some(SessionPosition { session: SessionId(1), sequence: SequenceNumber(2), oldest_open: SequenceNumber(1) });
+    let session = Some(SessionPosition {
+        session: SessionId(1),
+        sequence: SequenceNumber(2),
+        oldest_open: SequenceNumber(1),
+    });
     let mut commands = vec![
         Command::OpenSession,
         Command::CloseSession(SessionId(8)),
@@ -68,8 +76,11 @@ fn the_persisted_bytes_do_not_change() {
         condition: Condition::RevisionIs(Revision(7)),
         want_previous: true,
     };
-    let session =
-        Some(SessionPosition { session: SessionId(1), sequence: SequenceNumber(2), oldest_open: SequenceNumber(1) });
+    let session = Some(SessionPosition {
+        session: SessionId(1),
+        sequence: SequenceNumber(2),
+        oldest_open: SequenceNumber(1),
+    });
     let proposal = Proposal { clock: Revision(77), commands: vec![Command::Write(Write { session, op })] };
     let golden = b"\x01\x08\x4d\x12\x16\x0a\x14\x0a\x01k\x12\x01v\x1a\x02\x10\x07\x20\x01\x2a\x06\x08\x01\x10\x02\x18\x01";
     assert_eq!(encode_proposal(proposal).as_ref(), golden);

@@ -8,8 +8,8 @@ use kvd_types::{
 };
 
 use super::WireResponse;
-use crate::v1;
 use crate::error;
+use crate::v1;
 
 /// What a client is told of a command that its shard refused.
 #[must_use]
@@ -22,9 +22,9 @@ pub fn refusal(refusal: &Refusal) -> Error {
             ErrorKind::SessionUnknown,
             "the session has expired or was closed; open another one (an earlier try of this write may have been applied)",
         ),
-        Refusal::SequenceAcknowledged => {
-            Error::invalid("the write's sequence number is below the session's oldest open one: a stray retry")
-        }
+        Refusal::SequenceAcknowledged => Error::invalid(
+            "the write's sequence number is below the session's oldest open one: a stray retry",
+        ),
         Refusal::SessionFull => Error::overloaded(
             Duration::from_millis(50),
             format!(
@@ -34,7 +34,10 @@ pub fn refusal(refusal: &Refusal) -> Error {
         ),
         Refusal::TooManySessions => Error::overloaded(
             Duration::from_secs(1),
-            format!("the shard has {} sessions, the most that it remembers; retry later", limits::SESSIONS_MAX),
+            format!(
+                "the shard has {} sessions, the most that it remembers; retry later",
+                limits::SESSIONS_MAX
+            ),
         ),
         Refusal::WrongGroup => Error::internal("a command reached a group of the wrong kind"),
     }
@@ -55,11 +58,16 @@ fn try_reply_to_wire(reply: Reply) -> Result<WireResponse> {
         Response::Got(found) => WireResponse::Get(v1::GetResponse { header, kv: found.map(row_to_wire) }),
         Response::GotBatch(found) => WireResponse::BatchGet(v1::BatchGetResponse {
             header,
-            entries: found.into_iter().map(|found| v1::BatchGetEntry { kv: found.map(row_to_wire) }).collect(),
+            entries: found
+                .into_iter()
+                .map(|found| v1::BatchGetEntry { kv: found.map(row_to_wire) })
+                .collect(),
         }),
-        Response::Page { rows, more } => {
-            WireResponse::Scan(v1::ScanResponse { header, kvs: rows.into_iter().map(row_to_wire).collect(), more })
-        }
+        Response::Page { rows, more } => WireResponse::Scan(v1::ScanResponse {
+            header,
+            kvs: rows.into_iter().map(row_to_wire).collect(),
+            more,
+        }),
         Response::Session(outcome) => session_outcome_to_wire(header, &outcome)?,
         Response::Put(outcome) => WireResponse::Put(put_outcome_to_wire(header, outcome)?),
         Response::Deleted(outcome) => WireResponse::Delete(delete_outcome_to_wire(header, outcome)?),
@@ -73,7 +81,9 @@ fn session_outcome_to_wire(header: Option<v1::ResponseHeader>, outcome: &Outcome
         }
         Outcome::SessionClosed => Ok(WireResponse::CloseSession(v1::CloseSessionResponse { header })),
         Outcome::Refused(refused) => Err(refusal(refused)),
-        other => Err(Error::internal(format!("a session request came to an outcome of another kind: {other:?}"))),
+        other => {
+            Err(Error::internal(format!("a session request came to an outcome of another kind: {other:?}")))
+        }
     }
 }
 
@@ -94,7 +104,10 @@ fn put_outcome_to_wire(header: Option<v1::ResponseHeader>, outcome: Outcome) -> 
     }
 }
 
-fn delete_outcome_to_wire(header: Option<v1::ResponseHeader>, outcome: Outcome) -> Result<v1::DeleteResponse> {
+fn delete_outcome_to_wire(
+    header: Option<v1::ResponseHeader>,
+    outcome: Outcome,
+) -> Result<v1::DeleteResponse> {
     match outcome {
         Outcome::Deleted { revision, previous } => Ok(v1::DeleteResponse {
             header,
@@ -139,7 +152,9 @@ pub fn reply_from_wire(wire: WireResponse) -> Result<Reply> {
         }
         WireResponse::CloseSession(closed) => (closed.header, Response::Session(Outcome::SessionClosed)),
         WireResponse::Put(mut put) => (put.header.take(), Response::Put(put_outcome_from_wire(put))),
-        WireResponse::Delete(mut delete) => (delete.header.take(), Response::Deleted(delete_outcome_from_wire(delete))),
+        WireResponse::Delete(mut delete) => {
+            (delete.header.take(), Response::Deleted(delete_outcome_from_wire(delete)))
+        }
     };
     Ok(Reply { response, served: header.map(served_from_wire).unwrap_or_default() })
 }

@@ -29,16 +29,20 @@ fn condition() -> impl Strategy<Value = Condition> {
 }
 
 fn session() -> impl Strategy<Value = Option<SessionPosition>> {
-    proptest::option::of(any::<(u64, u64, u64)>().prop_map(|(session, sequence, oldest_open)| SessionPosition {
-        session: SessionId(session),
-        sequence: SequenceNumber(sequence),
-        oldest_open: SequenceNumber(oldest_open),
+    proptest::option::of(any::<(u64, u64, u64)>().prop_map(|(session, sequence, oldest_open)| {
+        SessionPosition {
+            session: SessionId(session),
+            sequence: SequenceNumber(sequence),
+            oldest_open: SequenceNumber(oldest_open),
+        }
     }))
 }
 
 fn write() -> impl Strategy<Value = Write> {
-    let put = (key(), bytes(), condition(), any::<bool>())
-        .prop_map(|(key, value, condition, want_previous)| WriteOp::Put { key, value, condition, want_previous });
+    let put =
+        (key(), bytes(), condition(), any::<bool>()).prop_map(|(key, value, condition, want_previous)| {
+            WriteOp::Put { key, value, condition, want_previous }
+        });
     let delete = (key(), condition(), any::<bool>())
         .prop_map(|(key, condition, want_previous)| WriteOp::Delete { key, condition, want_previous });
     (session(), prop_oneof![put, delete]).prop_map(|(session, op)| Write { session, op })
@@ -49,19 +53,22 @@ fn request() -> impl Strategy<Value = Request> {
         key().prop_map(Request::Get),
         proptest::collection::vec(key(), 0..4).prop_map(Request::BatchGet),
         write().prop_map(Request::Write),
-        (any::<u32>(), bytes(), bytes(), any::<u32>()).prop_map(|(shard, start, end, limit)| Request::Scan(ScanPage {
-            shard: ShardId(shard),
-            start,
-            end,
-            limit: limit as usize
-        })),
+        (any::<u32>(), bytes(), bytes(), any::<u32>()).prop_map(|(shard, start, end, limit)| Request::Scan(
+            ScanPage { shard: ShardId(shard), start, end, limit: limit as usize }
+        )),
         any::<u32>().prop_map(|shard| Request::OpenSession(ShardId(shard))),
-        any::<(u32, u64)>().prop_map(|(shard, session)| Request::CloseSession(ShardId(shard), SessionId(session))),
+        any::<(u32, u64)>()
+            .prop_map(|(shard, session)| Request::CloseSession(ShardId(shard), SessionId(session))),
     ]
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    (bytes(), any::<(u64, u64, u64)>(), any::<Option<std::num::NonZeroU64>>(), any::<Option<std::num::NonZeroU64>>())
+    (
+        bytes(),
+        any::<(u64, u64, u64)>(),
+        any::<Option<std::num::NonZeroU64>>(),
+        any::<Option<std::num::NonZeroU64>>(),
+    )
         .prop_map(|(value, (create, revision, version), lease, expiry)| Record {
             value,
             create_revision: Revision(create),
@@ -76,11 +83,8 @@ fn response() -> impl Strategy<Value = Response> {
     let row = || proptest::option::of((key(), record()));
     let current = || proptest::option::of(record());
     let failed = || current().prop_map(|current| Outcome::ConditionFailed { current });
-    let put = (any::<(u64, u64, u64)>(), current()).prop_map(|((revision, create, version), previous)| Outcome::Put {
-        revision: Revision(revision),
-        create_revision: Revision(create),
-        version,
-        previous,
+    let put = (any::<(u64, u64, u64)>(), current()).prop_map(|((revision, create, version), previous)| {
+        Outcome::Put { revision: Revision(revision), create_revision: Revision(create), version, previous }
     });
     let deleted = (any::<u64>(), current())
         .prop_map(|(revision, previous)| Outcome::Deleted { revision: Revision(revision), previous });

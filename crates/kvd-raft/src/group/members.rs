@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use openraft::{ChangeMembers, Precondition, async_runtime::WatchReceiver as _, errors::ClientWriteError};
 
-use super::{BTreeMap, BTreeSet, Error, ErrorKind, Group, LogIndex, NodeId, RaftError, Replica, ReplicaId, Result};
+use super::{
+    BTreeMap, BTreeSet, Error, ErrorKind, Group, LogIndex, NodeId, RaftError, Replica, ReplicaId, Result,
+};
 use crate::types::LogId;
 
 /// How many entries a replica may lack and still count as caught up.
@@ -120,11 +122,11 @@ impl Group {
     /// Failed precondition: this replica does not lead, or the target is no voter or has not caught up. Unavailable: it
     /// has not taken over in time (a transfer never aborts by itself, so it still may).
     pub async fn transfer_leader(&self, to: ReplicaId, patience: Duration) -> Result<()> {
-        if self.leader().is_some_and(|leader| leader.id == to) {
+        if self.leadership().leader.is_some_and(|leader| leader.id == to) {
             return Ok(());
         }
         let refuse = |why: String| Error::new(ErrorKind::FailedPrecondition, why);
-        if !self.is_leader() {
+        if !self.leadership().is_self {
             return Err(refuse(format!("replica {} does not lead group {}", self.replica(), self.id())));
         }
         let members = self.members();
@@ -132,7 +134,10 @@ impl Group {
             return Err(refuse(format!("replica {to} is no voter of group {}", self.id())));
         }
         if !members.is_caught_up(to) {
-            return Err(refuse(format!("replica {to} of group {} has not caught up with its leader", self.id())));
+            return Err(refuse(format!(
+                "replica {to} of group {} has not caught up with its leader",
+                self.id()
+            )));
         }
         self.0.raft.trigger().transfer_leader(to).await.map_err(|fatal| self.stopped(&fatal))?;
         let mut metrics = self.0.raft.metrics();

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use kvd_proto::peer::v1::{self as p, refusal::Reason};
-use openraft::async_runtime::WatchReceiver as _;
 
 use super::{Arc, Body, Error, Group, Result, codec};
 use crate::{
@@ -50,7 +49,9 @@ impl Group {
             | Body::VoteResponse(_)
             | Body::TransferLeaderResponse(_)
             | Body::OperationResult(_)
-            | Body::Refusal(_) => Err((Reason::Malformed, "not a message from one replica to another".to_owned())),
+            | Body::Refusal(_) => {
+                Err((Reason::Malformed, "not a message from one replica to another".to_owned()))
+            }
         }
     }
 
@@ -85,7 +86,8 @@ impl Group {
                 .map_err(|error| Error::unavailable(format!("the checkpoint can't be received: {error}")))?;
             offset += length;
         }
-        let receiver = Arc::into_inner(receiver).ok_or_else(|| Error::internal("a piece is still being written"))?;
+        let receiver =
+            Arc::into_inner(receiver).ok_or_else(|| Error::internal("a piece is still being written"))?;
         let checkpoint = tokio::task::spawn_blocking(move || receiver.finish())
             .await
             .map_err(|error| Error::internal(error.to_string()))?
@@ -96,16 +98,6 @@ impl Group {
         let vote = codec::vote_to_wire(&response.vote);
         tracing::info!(group = %self.id(), replica = %self.replica(), bytes = offset, "a checkpoint was installed");
         Ok(p::SendCheckpointResponse { vote: Some(vote) })
-    }
-
-    /// A channel that changes whenever the group's leader, members or progress change.
-    pub async fn changed(&self) {
-        let mut metrics = self.0.raft.metrics();
-        // The first view counts as seen; only what comes after is a change.
-        drop(metrics.borrow_watched());
-        if metrics.changed().await.is_err() {
-            tracing::debug!(group = %self.id(), "the replica has stopped");
-        }
     }
 }
 

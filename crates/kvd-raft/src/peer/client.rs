@@ -55,6 +55,12 @@ impl AddressBook {
     pub fn get(&self, node: NodeId) -> Option<String> {
         self.0.read().get(&node).cloned()
     }
+
+    /// All nodes whose peer addresses are known.
+    #[must_use]
+    pub fn all(&self) -> Vec<(NodeId, String)> {
+        self.0.read().iter().map(|(&node, address)| (node, address.clone())).collect()
+    }
 }
 
 /// Connects to a node's peer port.
@@ -63,7 +69,8 @@ impl AddressBook {
 /// Unavailable: the address is no address, or nobody answers there.
 pub async fn connect(address: &str) -> Result<PeerClient<Channel>> {
     let failed = |error: tonic::transport::Error| {
-        let cause = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+        let cause =
+            std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
         Error::unavailable(format!("no connection to {address}: {error}{cause}"))
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
@@ -87,6 +94,8 @@ struct Shared {
     handshake: Handshake,
     addresses: AddressBook,
     lanes: Mutex<HashMap<(NodeId, Lane), mpsc::Sender<Call>>>,
+    /// How many lanes to a node are open.
+    connected: Mutex<BTreeMap<NodeId, usize>>,
 }
 
 /// A message that waits for its turn, and who waits for the answer.
@@ -99,7 +108,13 @@ impl PeerNetwork {
     /// A transport that introduces itself so.
     #[must_use]
     pub fn new(handshake: Handshake, addresses: AddressBook) -> Self {
-        Self(Arc::new(Shared { handshake, addresses, lanes: Mutex::default() }))
+        Self(Arc::new(Shared { handshake, addresses, lanes: Mutex::default(), connected: Mutex::default() }))
+    }
+
+    /// Whether a lane to this node is open: it has answered, and not been found silent since.
+    #[must_use]
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.0.connected.lock().get(&node).is_some_and(|&lanes| lanes > 0)
     }
 
     /// Queues a call on its lane, starting the lane with its first call.
@@ -157,7 +172,9 @@ impl Transport for PeerNetwork {
             let sent = client.send_checkpoint(request).await;
             match (reader.await, sent) {
                 (_, Ok(response)) => Ok(response.into_inner()),
-                (Ok(Err(error)), Err(_)) => Err(CallError::NoAnswer(to, format!("the checkpoint can't be read: {error}"))),
+                (Ok(Err(error)), Err(_)) => {
+                    Err(CallError::NoAnswer(to, format!("the checkpoint can't be read: {error}")))
+                }
                 (_, Err(status)) => Err(CallError::NoAnswer(to, status.message().to_owned())),
             }
         }
@@ -205,7 +222,10 @@ impl Shared {
         Ok(request)
     }
 
-    async fn open_lane(&self, to: NodeId) -> Result<(mpsc::Sender<p::Frame>, Streaming<p::Frame>), CallError> {
+    async fn open_lane(
+        &self,
+        to: NodeId,
+    ) -> Result<(mpsc::Sender<p::Frame>, Streaming<p::Frame>), CallError> {
         let mut client = self.client(to).await?;
         let (frames, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
         let request = self.request(to, ReceiverStream::new(outgoing))?;
@@ -229,11 +249,18 @@ impl LaneTask {
     async fn run(mut self) {
         while let Some(first) = self.calls.recv().await {
             let Some(shared) = self.shared.upgrade() else { return };
-            let opened = shared.open_lane(self.to).await;
-            drop(shared);
-            match opened {
-                Ok((frames, answers)) => self.carry(first, frames, answers).await,
-                Err(error) => self.refuse(first, &error).await,
+            match shared.open_lane(self.to).await {
+                Ok((frames, answers)) => {
+                    *shared.connected.lock().entry(self.to).or_default() += 1;
+                    drop(shared);
+                    self.carry(first, frames, answers).await;
+                    let Some(shared) = self.shared.upgrade() else { return };
+                    *shared.connected.lock().entry(self.to).or_default() -= 1;
+                }
+                Err(error) => {
+                    drop(shared);
+                    self.refuse(first, &error).await;
+                }
             }
         }
     }

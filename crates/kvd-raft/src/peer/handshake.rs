@@ -45,8 +45,9 @@ impl Handshake {
     /// Invalid argument, if the token has bytes that metadata can't carry.
     pub fn write(&self, metadata: &mut MetadataMap) -> Result<()> {
         let mut set = |name: &'static str, value: &str| {
-            let value = MetadataValue::try_from(value)
-                .map_err(|_invalid| Error::invalid("the cluster token may hold visible ASCII characters only"))?;
+            let value = MetadataValue::try_from(value).map_err(|_invalid| {
+                Error::invalid("the cluster token may hold visible ASCII characters only")
+            })?;
             metadata.insert(name, value);
             Ok::<_, Error>(())
         };
@@ -66,7 +67,8 @@ impl Handshake {
     /// Invalid argument, if it isn't there or makes no sense: the caller is no kvd node.
     pub fn read(metadata: &MetadataMap) -> Result<Self> {
         let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
-        let missing = |name: &str| Error::invalid(format!("the call's metadata has no good {name}: not a kvd node?"));
+        let missing =
+            |name: &str| Error::invalid(format!("the call's metadata has no good {name}: not a kvd node?"));
         let number = |name: &str| text(name).and_then(|text| text.parse().ok()).ok_or_else(|| missing(name));
         let hex = |name: &str| text(name).and_then(|text| u128::from_str_radix(text, 16).ok());
         let cluster = match text(CLUSTER) {

@@ -84,7 +84,10 @@ impl<H: PeerHandler> Peer for PeerService<H> {
         proposed.map(Response::new).map_err(|error| to_status(&error))
     }
 
-    async fn lane(&self, request: Request<Streaming<p::Frame>>) -> Result<Response<Self::LaneStream>, Status> {
+    async fn lane(
+        &self,
+        request: Request<Streaming<p::Frame>>,
+    ) -> Result<Response<Self::LaneStream>, Status> {
         self.admit(&request)?;
         let (frames, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
         tokio::spawn(serve_lane(Arc::clone(&self.0), request.into_inner(), frames));
@@ -117,7 +120,11 @@ impl<H: PeerHandler> Peer for PeerService<H> {
 }
 
 /// Serves a lane's calls until the caller hangs up. Calls are handed over in the order of the frames.
-async fn serve_lane<H: PeerHandler>(handler: Arc<H>, mut calls: Streaming<p::Frame>, answers: mpsc::Sender<Result<p::Frame, Status>>) {
+async fn serve_lane<H: PeerHandler>(
+    handler: Arc<H>,
+    mut calls: Streaming<p::Frame>,
+    answers: mpsc::Sender<Result<p::Frame, Status>>,
+) {
     let mut serving: FuturesUnordered<BoxFuture<'static, p::Envelope>> = FuturesUnordered::new();
     let mut ready = p::Frame::default();
     loop {

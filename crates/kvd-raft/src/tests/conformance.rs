@@ -13,12 +13,7 @@ use kvd_types::{GroupId, ReplicaId};
 use openraft::{StorageError, testing::log::StoreBuilder};
 use tempfile::TempDir;
 
-use crate::{
-    log_store::LogStore,
-    state::ReplicaState,
-    state_machine::StateMachine,
-    types::TypeConfig,
-};
+use crate::{log_store::LogStore, state::ReplicaState, state_machine::StateMachine, types::TypeConfig};
 
 struct Builder;
 

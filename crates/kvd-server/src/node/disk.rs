@@ -1,0 +1,180 @@
+//! What a node finds on its disk, opened in the order in which each part can judge the next.
+//!
+//! Lock, identity, log, engine. The identity says whether the applied state may be believed: after a stop that wasn't
+//! clean and a reboot since (a power cut, for all we know), what the engine holds is not, and every replica is rebuilt from its
+//! checkpoint and log. That verdict is kept on disk until all of them have been.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use kvd_storage::{
+    checkpoint::CheckpointStore,
+    disk::{Disk, RealDisk},
+    engine::{Engine, MemoryEngine, SledEngine, SledOptions},
+    identity::{DirLock, Identity, Joined, LOG_DIR},
+    log::{self, Log, Recovery},
+    table::Table,
+};
+use kvd_types::{Error, Incarnation, ReplicaId, Result};
+use parking_lot::Mutex;
+
+use crate::config;
+
+const STATE_DIR: &str = "state";
+const CHECKPOINTS_DIR: &str = "checkpoints";
+
+/// A node's opened data directory.
+pub(super) struct NodeDisk {
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    identity: Mutex<Identity>,
+    /// The boot that the machine is in.
+    boot_id: String,
+    /// Whether the applied state must be rebuilt.
+    distrust_state: bool,
+    pub(super) log: Log,
+    pub(super) engine: Arc<dyn Engine>,
+    _lock: DirLock,
+}
+
+impl NodeDisk {
+    /// Opens the data directory, as one start more of its node. A new directory gets an identity that has joined nothing.
+    pub(super) fn open(
+        config: &config::Config,
+        observer: Arc<dyn log::Observer>,
+        join_nonce: u128,
+    ) -> Result<(Self, Recovery)> {
+        let dir = config.data_dir.clone();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let lock = DirLock::acquire(&dir).map_err(refuse)?;
+        let boot_id = boot_id();
+        let mut identity = Identity::load(disk.as_ref(), &dir).map_err(refuse)?.unwrap_or_else(|| {
+            let new = Identity::new(join_nonce);
+            Identity { boot_id: boot_id.clone(), ..new }
+        });
+        let distrust_state = !identity.clean_stop && identity.boot_id != boot_id;
+        identity.incarnation = Incarnation(identity.incarnation.get() + 1);
+        identity.clean_stop = false;
+        identity.store(disk.as_ref(), &dir).map_err(refuse)?;
+
+        let options = log::Options {
+            segment_bytes: config.storage.log_segment_bytes,
+            observer,
+            ..log::Options::default()
+        };
+        let (log, recovery) = Log::open(Arc::clone(&disk), &dir.join(LOG_DIR), options)
+            .map_err(|error| Error::corruption(format!("the log can't be opened: {error}")))?;
+        let engine = open_engine(config, &dir.join(STATE_DIR))?;
+        let opened = Self {
+            dir,
+            disk,
+            identity: Mutex::new(identity),
+            boot_id,
+            distrust_state,
+            log,
+            engine,
+            _lock: lock,
+        };
+        Ok((opened, recovery))
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity.lock().clone()
+    }
+
+    /// Whether replicas must be rebuilt rather than taken up.
+    pub(super) const fn distrusts_state(&self) -> bool {
+        self.distrust_state
+    }
+
+    /// Notes that the node belongs to a cluster. Durable when this returns.
+    pub(super) fn set_joined(&self, joined: Joined) -> Result<()> {
+        self.update(|identity| identity.joined = Some(joined))
+    }
+
+    /// Whether it is still to be noted that replicas have been rebuilt.
+    pub(super) fn awaits_rebuild(&self) -> bool {
+        self.identity.lock().boot_id != self.boot_id
+    }
+
+    /// Notes that every replica has been taken up or rebuilt in this boot.
+    pub(super) fn set_state_trusted(&self) -> Result<()> {
+        self.engine.flush().map_err(refuse)?;
+        self.update(|identity| identity.boot_id.clone_from(&self.boot_id))
+    }
+
+    /// Flushes the engine and notes that nothing was lost. The log needs nothing: what it has answered for is synced.
+    pub(super) fn close(&self) -> Result<()> {
+        self.engine.flush().map_err(refuse)?;
+        self.update(|identity| identity.clean_stop = true)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Identity)) -> Result<()> {
+        let mut identity = self.identity.lock();
+        let mut changed = identity.clone();
+        change(&mut changed);
+        changed.store(self.disk.as_ref(), &self.dir).map_err(refuse)?;
+        *identity = changed;
+        Ok(())
+    }
+
+    /// A replica's rows; made anew if what points to them is damaged.
+    pub(super) fn table(&self, replica: ReplicaId) -> Result<(Table, bool)> {
+        match Table::open(Arc::clone(&self.engine), replica) {
+            Ok(table) => Ok((table, false)),
+            Err(error) if error.is_corruption() => {
+                tracing::error!(%replica, %error, "the rows can't be found; rebuilding them");
+                Ok((Table::recreate(Arc::clone(&self.engine), replica).map_err(refuse)?, true))
+            }
+            Err(error) => Err(refuse(error)),
+        }
+    }
+
+    /// A replica's checkpoints.
+    pub(super) fn checkpoints(&self, replica: ReplicaId) -> Result<CheckpointStore> {
+        let dir = self.dir.join(CHECKPOINTS_DIR).join(replica.to_string());
+        CheckpointStore::open(Arc::clone(&self.disk), &dir).map_err(refuse)
+    }
+}
+
+/// Opens the engine. One that can't be opened holds nothing that log and checkpoints don't: it is put aside.
+fn open_engine(config: &config::Config, dir: &Path) -> Result<Arc<dyn Engine>> {
+    if config.storage.engine == config::Engine::Memory {
+        return Ok(Arc::new(MemoryEngine::new()));
+    }
+    let options = SledOptions {
+        cache_bytes: usize::try_from(config.storage.cache_bytes).unwrap_or(usize::MAX),
+        ..SledOptions::default()
+    };
+    match SledEngine::open(dir, options) {
+        Ok(engine) => Ok(Arc::new(engine)),
+        Err(error) => {
+            let aside = dir.with_extension("damaged");
+            tracing::error!(dir = %dir.display(), aside = %aside.display(), %error, "the engine can't be opened; it is put aside and rebuilt");
+            let put_aside = || -> std::io::Result<()> {
+                if aside.exists() {
+                    std::fs::remove_dir_all(&aside)?;
+                }
+                std::fs::rename(dir, &aside)
+            };
+            put_aside().map_err(|io| {
+                Error::corruption(format!("{error}; and {} can't be put aside: {io}", dir.display()))
+            })?;
+            Ok(Arc::new(SledEngine::open(dir, options).map_err(refuse)?))
+        }
+    }
+}
+
+/// Identifies the boot that the machine is in; empty where the system doesn't tell, and then no stop but a clean one is
+/// believed to have lost nothing.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}
+
+fn refuse(error: kvd_storage::Error) -> Error {
+    Error::corruption(error.to_string())
+}

@@ -1,0 +1,84 @@
+//! A node's ports.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use kvd_proto::peer::v1::peer_server::PeerServer;
+use kvd_raft::peer::{PeerHandler, PeerService};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use super::Duration;
+use crate::config::Config;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// A silent peer is asked for a sign of life this often…
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// …and given up after this long without one.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// HTTP/2 windows, as the callers'.
+const WINDOW_BYTES: u32 = 8 << 20;
+/// Streams on one connection of a peer: it uses one.
+const STREAMS_MAX: u32 = 64;
+
+/// A node's listening ports.
+pub(super) struct Listeners {
+    pub(super) client: TcpListener,
+    pub(super) peer: TcpListener,
+    pub(super) http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds them all, or none.
+    pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            client: bind(config.listen_client, "listen_client")?,
+            peer: bind(config.listen_peer, "listen_peer")?,
+            http: bind(config.listen_http, "listen_http")?,
+        })
+    }
+}
+
+fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen()
+        .with_context(|| format!("can't listen on {address} ({setting}): is another process using the port?"))
+}
+
+/// Serves other nodes until told to stop; what is under way then is cut.
+pub(super) async fn serve_peers<H: PeerHandler>(
+    listener: TcpListener,
+    service: PeerServer<PeerService<H>>,
+    serving: CancellationToken,
+) {
+    let incoming = TcpListenerStream::new(listener).map(|accepted| {
+        if let Ok(stream) = &accepted
+            && let Err(error) = stream.set_nodelay(true)
+        {
+            tracing::debug!(%error, "a peer's connection stays with Nagle's algorithm");
+        }
+        accepted
+    });
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .add_service(service)
+        .serve_with_incoming(incoming);
+    tokio::select! {
+        () = serving.cancelled() => {}
+        served = server => if let Err(error) = served {
+            tracing::error!(%error, "the peer port has stopped serving");
+        },
+    }
+}

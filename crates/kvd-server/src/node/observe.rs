@@ -1,0 +1,91 @@
+//! What a node notes of itself, for metrics and for its own safety.
+
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use kvd_storage::log;
+
+use super::{Node, Role};
+use crate::metrics::SharedMetrics;
+
+/// How often the groups' gauges are set.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Hears how the log is doing.
+pub(super) struct LogObserver {
+    node: Weak<Node>,
+    metrics: SharedMetrics,
+}
+
+impl LogObserver {
+    pub(super) fn new(node: &Arc<Node>) -> Self {
+        Self { node: Arc::downgrade(node), metrics: Arc::clone(&node.metrics) }
+    }
+}
+
+impl std::fmt::Debug for LogObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogObserver")
+    }
+}
+
+impl log::Observer for LogObserver {
+    fn synced(&self, _records: usize, bytes: usize, took: Duration) {
+        self.metrics.log_synced(took, bytes as u64);
+    }
+
+    fn next_segment(&self, error: Option<&io::Error>) {
+        if let Some(error) = error {
+            tracing::error!(%error, "no file can be made for the log's next segment: is the disk full?");
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        if let Some(node) = self.node.upgrade() {
+            node.fail(format!(
+                "the log can't be written: {error}. Nothing more is acknowledged; look at the disk, then start the node again"
+            ));
+        }
+    }
+}
+
+impl Node {
+    /// Keeps the groups' gauges up to date.
+    pub(super) async fn observe_loop(&self) {
+        loop {
+            for group in self.replicas().map(super::Replicas::all).unwrap_or_default() {
+                let gauges = self.metrics.group(group.id());
+                let status = group.status();
+                gauges.set_leader(status.leader.is_some(), status.role == Role::Leader);
+                gauges.add_proposals(group.take_proposed());
+                if let Some(applied) = status.applied_index {
+                    gauges.set_applied(applied);
+                }
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(OBSERVE_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Makes the engine durable now and then, so that a restart has little to do; nothing depends on it.
+    pub(super) async fn flush_loop(&self) {
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(self.config.storage.flush_interval()) => {}
+            }
+            let Ok(disk) = self.disk() else { continue };
+            let flushed = tokio::task::spawn_blocking(move || disk.engine.flush()).await;
+            match flushed {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.fail(format!("the engine can't be flushed: {error}")),
+                Err(error) => self.fail(format!("the engine's flush has failed, which is a bug: {error}")),
+            }
+        }
+    }
+}

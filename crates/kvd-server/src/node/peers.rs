@@ -1,0 +1,204 @@
+//! What this node does with other nodes' calls.
+//!
+//! A caller must show the cluster's token, the cluster's id and the right target, and must not be an earlier start of its
+//! node, nor another process on a copy of its disk. What is turned away is turned away before any group hears of it.
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, future::BoxFuture};
+use kvd_proto::{
+    log::{meta_command_from_wire, meta_outcome_to_wire, node_to_wire},
+    operation::{reply_to_wire, request_from_wire},
+    peer::v1::{self as p, envelope::Body, refusal::Reason},
+    v1,
+};
+use kvd_raft::{
+    Group,
+    peer::{Handshake, PeerHandler},
+};
+use kvd_types::{
+    Error, ErrorKind, GroupId, Incarnation, ReplicaId, Result,
+    cluster::MetaCommand,
+    limits::{REQUEST_DEADLINE_DEFAULT, REQUEST_DEADLINE_MAX},
+};
+use tokio::time::{Duration, Instant};
+
+use super::{Node, bootstrap};
+
+/// How long the meta group may take for a change that another node asks for.
+const META_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A node, as other nodes call it.
+pub(super) struct Peers(pub(super) Arc<Node>);
+
+impl PeerHandler for Peers {
+    fn admit(&self, caller: &Handshake) -> Result<()> {
+        self.0.check_token(caller)?;
+        let joined = self.0.joined().ok_or_else(|| Error::unavailable("this node is in no cluster yet"))?;
+        self.0.check_cluster(caller)?;
+        if caller.to != joined.node {
+            return Err(refused(format!(
+                "this is node {}, not node {}: does an address belong to another node now?",
+                joined.node, caller.to
+            )));
+        }
+        self.0.check_start(caller)
+    }
+
+    fn probe(&self, caller: &Handshake) -> Result<p::ProbeResponse> {
+        self.0.check_token(caller)?;
+        let joined = self.0.joined();
+        let nonce = self.0.start_nonce;
+        Ok(p::ProbeResponse {
+            start_nonce_high: u64::try_from(nonce >> 64).unwrap_or_default(),
+            start_nonce_low: u64::try_from(nonce & u128::from(u64::MAX)).unwrap_or_default(),
+            cluster_id: joined.map(|joined| joined.cluster.to_string()).unwrap_or_default(),
+            node: joined.map_or(0, |joined| joined.node.get()),
+            seeds_hash: bootstrap::seeds_hash(&self.0.config.seeds),
+        })
+    }
+
+    fn propose_meta(
+        &self,
+        caller: Handshake,
+        request: p::ProposeMetaRequest,
+    ) -> BoxFuture<'static, Result<p::ProposeMetaResponse>> {
+        let node = Arc::clone(&self.0);
+        async move { node.propose_meta_for(&caller, request).await }.boxed()
+    }
+
+    fn handle(&self, message: p::Envelope) -> BoxFuture<'static, p::Envelope> {
+        let (group, from, to) = (message.group, message.from_replica, message.to_replica);
+        let node = Arc::clone(&self.0);
+        async move {
+            let body = match message.body {
+                Some(Body::Operation(operation)) => {
+                    Body::OperationResult(node.serve_forwarded(operation).await)
+                }
+                Some(body) => match node.replica_for(group, to) {
+                    Ok(group) => group.handle(body).await,
+                    Err(refusal) => Body::Refusal(refusal),
+                },
+                None => Body::Refusal(refusal(Reason::Malformed, "a message without a body".to_owned())),
+            };
+            p::Envelope { call: 0, group, from_replica: to, to_replica: from, body: Some(body) }
+        }
+        .boxed()
+    }
+
+    fn replica(&self, id: ReplicaId) -> Option<Group> {
+        self.0.replicas().ok()?.replica(id)
+    }
+}
+
+impl Node {
+    fn check_token(&self, caller: &Handshake) -> Result<()> {
+        if caller.token == self.config.cluster_token.reveal() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::PermissionDenied,
+            "the caller's cluster token is not this cluster's: give both nodes the same one, or other seeds",
+        ))
+    }
+
+    fn check_cluster(&self, caller: &Handshake) -> Result<()> {
+        let ours = self.joined().map(|joined| joined.cluster);
+        match (caller.cluster, ours) {
+            (Some(theirs), Some(ours)) if theirs != ours => Err(refused(format!(
+                "the caller belongs to cluster {theirs}, this node to cluster {ours}: an address in a seed list or a data \
+                 directory is another cluster's"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses an earlier start of a node, and a second process on a copy of its disk.
+    fn check_start(&self, caller: &Handshake) -> Result<()> {
+        let registered = self.meta().nodes.get(&caller.from).map(|node| (node.incarnation, node.start_nonce));
+        let mut seen = self.seen.lock();
+        let latest = registered.max(seen.get(&caller.from).copied());
+        match latest {
+            Some((incarnation, _)) if caller.incarnation < incarnation => Err(refused(format!(
+                "node {} has started {incarnation} times, the caller only {} times: its data directory is an old copy. \
+                 Start it with an empty one; it joins as a new node",
+                caller.from, caller.incarnation
+            ))),
+            Some((incarnation, nonce))
+                if caller.incarnation == incarnation
+                    && incarnation != Incarnation(0)
+                    && caller.start_nonce != nonce =>
+            {
+                Err(refused(format!(
+                    "two processes run as node {}, on copies of one data directory: stop one of them",
+                    caller.from
+                )))
+            }
+            _ => {
+                seen.insert(caller.from, (caller.incarnation, caller.start_nonce));
+                Ok(())
+            }
+        }
+    }
+
+    fn replica_for(&self, group: u32, to: u64) -> Result<Group, p::Refusal> {
+        let none =
+            || refusal(Reason::NoSuchReplica, format!("replica {to} of group {group} is not on this node"));
+        let open =
+            self.replicas().ok().and_then(|replicas| replicas.group(GroupId(group))).ok_or_else(none)?;
+        if open.replica() == ReplicaId(to) { Ok(open) } else { Err(none()) }
+    }
+
+    /// Takes a change to the meta group on behalf of another node, which may be joining.
+    async fn propose_meta_for(
+        &self,
+        caller: &Handshake,
+        request: p::ProposeMetaRequest,
+    ) -> Result<p::ProposeMetaResponse> {
+        self.check_token(caller)?;
+        self.check_cluster(caller)?;
+        let command = meta_command_from_wire(request.command.unwrap_or_default())?;
+        if matches!(command, MetaCommand::CreateCluster { .. }) {
+            return Err(Error::invalid("a cluster is created by its founder, not over the network"));
+        }
+        let joined = self.joined().ok_or_else(|| Error::unavailable("this node is in no cluster yet"))?;
+        let deadline = Instant::now() + META_TIMEOUT;
+        let joins = matches!(command, MetaCommand::RegisterNode { .. });
+        // A node that joins may ask anybody; a node of the cluster asks the leader, so that changes never go in circles.
+        let outcome = if joins && caller.from.get() == 0 {
+            self.propose_meta(command, deadline).await?
+        } else {
+            self.propose_meta_here(command, deadline).await?
+        };
+        let nodes = if joins { self.meta().nodes.values().map(node_to_wire).collect() } else { Vec::new() };
+        Ok(p::ProposeMetaResponse {
+            outcome: Some(meta_outcome_to_wire(outcome)),
+            cluster_id: joined.cluster.to_string(),
+            nodes,
+        })
+    }
+
+    /// Serves an operation that another node took this one to lead. It is not forwarded again.
+    async fn serve_forwarded(&self, operation: v1::Operation) -> v1::OperationResult {
+        let asked = Duration::from_millis(operation.deadline_ms.into());
+        let allowed =
+            if asked.is_zero() { REQUEST_DEADLINE_DEFAULT } else { asked.min(REQUEST_DEADLINE_MAX) };
+        let deadline = Instant::now() + allowed;
+        let reply = match operation.request.ok_or_else(|| Error::invalid("an operation without a request")) {
+            Ok(request) => match request_from_wire(request) {
+                Ok(request) => self.execute_here(request, deadline).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        v1::OperationResult { id: operation.id, response: Some(reply_to_wire(reply)) }
+    }
+}
+
+fn refused(why: String) -> Error {
+    Error::new(ErrorKind::FailedPrecondition, why)
+}
+
+fn refusal(reason: Reason, message: String) -> p::Refusal {
+    p::Refusal { reason: reason.into(), message }
+}

@@ -1,0 +1,341 @@
+//! Making things as they should be.
+//!
+//! The meta group's state says which replicas there should be, where, and who should lead. Each node looks at it
+//! whenever it changes and a few times a second, and takes the next step that is its to take:
+//!
+//! - open the replicas that are placed on it, discard those that have been retired;
+//! - for each group that it leads: bring in new replicas as learners, make them voters once they have caught up, take
+//!   retired ones out, hand leadership to where it should be;
+//! - if it leads the meta group: place the shards once enough nodes have joined, say who votes in the meta group;
+//! - rebuild what is broken, and ask for successors of what is lost;
+//! - take checkpoints as the log grows.
+//!
+//! Every step can be cut short or done twice. A step that fails is tried again on the next look.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use kvd_machine::MetaState;
+use kvd_placement::{NodeView, Ring, initial_placement, meta_voters};
+use kvd_raft::Group;
+use kvd_types::{
+    GroupId, LogIndex, NodeId, ReplicaId, Result, Term,
+    cluster::{MetaCommand, MetaOutcome, NodeState, Placement},
+    limits::META_VOTERS_MAX,
+};
+use tokio::time::Instant;
+
+use super::{Node, meta, route::Routing};
+
+/// How often a node looks, even if nothing has changed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a new leader leads before it hands over to the preferred one: a node that has just come back must not be
+/// given everything at once, nor one that is about to stop.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
+/// How long a hand-over may take.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a change of the cluster may take.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a checkpoint keeps others from being taken, at most.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(120);
+/// How many times a shard's share of the log a replica with few entries may keep from being used again.
+const PINNED_LOG_FACTOR: u64 = 4;
+
+/// What a node remembers between two looks.
+#[derive(Default)]
+pub(super) struct Reconciler {
+    /// Since when this node has led which group, in which term.
+    leads_since: BTreeMap<GroupId, (Term, Instant)>,
+    /// The checkpoint that is being taken: of which group, where its last one stood, since when.
+    checkpoint: Option<(GroupId, Option<LogIndex>, Instant)>,
+}
+
+impl Node {
+    /// Looks and acts until the node stops.
+    pub(super) async fn reconcile_loop(&self) {
+        let mut reconciler = Reconciler::default();
+        let mut changes = self.meta.subscribe();
+        loop {
+            let state = changes.borrow_and_update().clone();
+            if let Err(error) = self.reconcile(&mut reconciler, &state).await {
+                tracing::debug!(%error, "a step will be tried again");
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn reconcile(&self, reconciler: &mut Reconciler, state: &MetaState) -> Result<()> {
+        self.learn(state)?;
+        self.mend().await?;
+        self.open_placed(state).await?;
+        self.discard_retired(state).await?;
+        self.trust_state().await?;
+        for group in self.replicas()?.all() {
+            if let Some(placement) = state.placements.get(&group.id())
+                && let Err(error) = self.lead(reconciler, state, &group, placement).await
+            {
+                tracing::debug!(group = %group.id(), %error, "a step of this group will be tried again");
+            }
+        }
+        self.lead_meta(state).await?;
+        self.take_checkpoints(reconciler).await
+    }
+
+    /// Takes up what the state says of addresses and the ring.
+    pub(super) fn learn(&self, state: &MetaState) -> Result<()> {
+        for node in state.nodes.values().filter(|node| !self.is_self(node.id)) {
+            self.addresses.set(node.id, node.profile.addresses.peer.clone());
+        }
+        let Some(spec) = state.ring() else { return Ok(()) };
+        let placements: BTreeMap<_, _> = state
+            .placements
+            .values()
+            .filter_map(|placement| Some((placement.group.shard()?, placement.clone())))
+            .collect();
+        let known = self.routing.load();
+        let unchanged =
+            known.as_ref().is_some_and(|known| known.ring.spec() == spec && known.is_placed_as(&placements));
+        if !unchanged {
+            let ring = Ring::build(spec).map_err(|error| kvd_types::Error::internal(error.to_string()))?;
+            self.routing.store(Some(Routing::new(ring, placements).into()));
+        }
+        Ok(())
+    }
+
+    /// Rebuilds broken replicas, and asks for successors of lost ones.
+    async fn mend(&self) -> Result<()> {
+        let replicas = self.replicas()?;
+        let (broken, node_fault) = replicas.faults();
+        if let Some(what) = node_fault {
+            self.fail(what);
+        }
+        for group in broken {
+            let on_applied = (group.id() == GroupId::META).then(|| meta::publisher(&self.meta));
+            replicas.rebuild(&group, on_applied).await?;
+        }
+        let Some(joined) = self.joined() else { return Ok(()) };
+        for (group, lost, _) in replicas.lost() {
+            let placed = self.meta().placements.get(&group).is_some_and(|placement| {
+                placement.voters.iter().chain(&placement.learners).any(|replica| replica.id == lost)
+            });
+            if group != GroupId::META && placed {
+                let command = MetaCommand::ReplaceReplica { group, lost, node: joined.node };
+                self.change(command).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the replicas that are placed here.
+    async fn open_placed(&self, state: &MetaState) -> Result<()> {
+        let (Some(joined), replicas) = (self.joined(), self.replicas()?) else { return Ok(()) };
+        for placement in state.placements.values().filter(|placement| placement.group != GroupId::META) {
+            let Some(here) = placement.on_node(joined.node) else { continue };
+            if replicas.is_lost(here.id)
+                || self.replicas()?.group(placement.group).is_some_and(|open| open.replica() == here.id)
+            {
+                continue;
+            }
+            if replicas.group(placement.group).is_some() {
+                // Its predecessor here must go first.
+                replicas.close(placement.group).await?;
+            }
+            let is_founder = placement.founders.contains(&here);
+            let founders = is_founder.then_some(placement.founders.as_slice());
+            // What isn't a founder is the successor of a lost replica: minted after that was found out.
+            replicas.open(placement.group, here.id, founders, !is_founder, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Once every replica on this disk has been taken up or rebuilt after a reboot, the engine may be believed again.
+    async fn trust_state(&self) -> Result<()> {
+        let (disk, replicas) = (self.disk()?, self.replicas()?);
+        let taken_up = |replica: ReplicaId| replicas.replica(replica).is_some() || replicas.is_lost(replica);
+        if !disk.awaits_rebuild() || !disk.log.replicas().into_iter().all(|(_, replica)| taken_up(replica)) {
+            return Ok(());
+        }
+        let noted = tokio::task::spawn_blocking(move || disk.set_state_trusted()).await;
+        noted.map_err(|error| kvd_types::Error::internal(error.to_string()))?
+    }
+
+    /// Discards replicas on this disk that have no place any more.
+    async fn discard_retired(&self, state: &MetaState) -> Result<()> {
+        let replicas = self.replicas()?;
+        for (group, replica) in self.disk()?.log.replicas() {
+            // A state from before the replica was minted can't tell.
+            let is_known = replica < state.next_replica && group != GroupId::META;
+            let has_place = state
+                .placements
+                .get(&group)
+                .is_some_and(|placement| placement.replicas().any(|placed| placed.id == replica));
+            if is_known && !has_place {
+                replicas.discard(group, replica).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next step for a group, if this node leads it.
+    async fn lead(
+        &self,
+        reconciler: &mut Reconciler,
+        state: &MetaState,
+        group: &Group,
+        placement: &Placement,
+    ) -> Result<()> {
+        let leadership = group.leadership();
+        if !leadership.is_self {
+            reconciler.leads_since.remove(&group.id());
+            return Ok(());
+        }
+        let since = reconciler.leads_since.entry(group.id()).or_insert((leadership.term, Instant::now()));
+        if since.0 != leadership.term {
+            *since = (leadership.term, Instant::now());
+        }
+        let settled = since.1.elapsed() >= SETTLED_AFTER;
+        if self.change_members(group, placement).await? || !settled {
+            return Ok(());
+        }
+        self.hand_over(state, group, placement).await
+    }
+
+    /// Brings a group's members nearer to its placement. Whether there was anything to do.
+    async fn change_members(&self, group: &Group, placement: &Placement) -> Result<bool> {
+        let members = group.members();
+        if members.changing {
+            return Ok(true);
+        }
+        let is_member =
+            |id: ReplicaId| members.voters.contains_key(&id) || members.learners.contains_key(&id);
+        let wanted: BTreeSet<ReplicaId> =
+            placement.voters.iter().chain(&placement.learners).map(|replica| replica.id).collect();
+        if let Some(missing) =
+            placement.voters.iter().chain(&placement.learners).find(|replica| !is_member(replica.id))
+        {
+            tracing::info!(group = %group.id(), replica = %missing.id, node = %missing.node, "adding a replica");
+            group.add_learner(*missing).await?;
+            return Ok(true);
+        }
+        // Voters change all at once, when those that are new have caught up; a leader that must go hands over first.
+        let voters: BTreeSet<ReplicaId> = placement.voters.iter().map(|replica| replica.id).collect();
+        if members.voters.keys().copied().collect::<BTreeSet<_>>() != voters {
+            let late =
+                voters.iter().find(|id| !members.voters.contains_key(id) && !members.is_caught_up(**id));
+            if late.is_none() {
+                tracing::info!(group = %group.id(), ?voters, "changing the voters");
+                group.change_voters(&members, voters).await?;
+            }
+            return Ok(true);
+        }
+        let superfluous: BTreeSet<ReplicaId> =
+            members.learners.keys().copied().filter(|id| !wanted.contains(id)).collect();
+        if !superfluous.is_empty() {
+            tracing::info!(group = %group.id(), replicas = ?superfluous, "removing replicas");
+            group.remove_learners(&members, superfluous).await?;
+            return Ok(true);
+        }
+        if !placement.retiring.is_empty() {
+            let replicas = placement.retiring.iter().map(|replica| replica.id).collect();
+            self.change(MetaCommand::DropRetired { group: group.id(), replicas }).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Hands leadership to the replica that should lead, or away from a node that should not.
+    async fn hand_over(&self, state: &MetaState, group: &Group, placement: &Placement) -> Result<()> {
+        let drains =
+            |node: NodeId| state.nodes.get(&node).is_some_and(|node| node.state == NodeState::Draining);
+        let members = group.members();
+        let fit = |id: ReplicaId| {
+            members.voters.get(&id).is_some_and(|&node| !drains(node)) && members.is_caught_up(id)
+        };
+        let preferred = placement.preferred_leader;
+        let target = if fit(preferred) {
+            preferred
+        } else if self.joined().is_some_and(|joined| drains(joined.node)) {
+            let Some(&other) = members.voters.keys().find(|&&id| id != group.replica() && fit(id)) else {
+                return Ok(());
+            };
+            other
+        } else {
+            return Ok(());
+        };
+        if target == group.replica() {
+            return Ok(());
+        }
+        tracing::info!(group = %group.id(), replica = %target, "handing over leadership");
+        group.transfer_leader(target, TRANSFER_PATIENCE).await
+    }
+
+    /// Places shards and names the meta group's voters, if this node leads the meta group.
+    async fn lead_meta(&self, state: &MetaState) -> Result<()> {
+        let group = self.replicas()?.group(GroupId::META);
+        let (Some(group), Some(founding)) = (group, &state.founding) else { return Ok(()) };
+        if !group.leadership().is_self {
+            return Ok(());
+        }
+        let nodes: Vec<NodeView<'_>> = state.nodes.values().map(|node| NodeView::new(node, true)).collect();
+        let unplaced: Vec<_> = founding
+            .ring
+            .shards
+            .iter()
+            .map(|shard| shard.id)
+            .filter(|&shard| !state.placements.contains_key(&shard.into()))
+            .collect();
+        if !unplaced.is_empty() && nodes.len() >= founding.settings.initial_nodes as usize {
+            match initial_placement(&nodes, &unplaced, founding.settings.replication_factor) {
+                Ok(shards) => self.change(MetaCommand::PlaceShards { shards }).await?,
+                Err(error) => tracing::warn!(%error, "the shards can't be placed yet"),
+            }
+        }
+        let Some(placement) = state.placements.get(&GroupId::META) else { return Ok(()) };
+        let current: Vec<NodeId> = placement.voters.iter().map(|voter| voter.node).collect();
+        let wanted = meta_voters(&nodes, &current, META_VOTERS_MAX);
+        if current.iter().copied().collect::<BTreeSet<_>>() != wanted.iter().copied().collect() {
+            tracing::info!(?wanted, "naming the meta group's voters");
+            self.change(MetaCommand::SetMetaVoters { nodes: wanted }).await?;
+        }
+        Ok(())
+    }
+
+    /// Proposes a change of the cluster; a refusal is only logged, for it says that the state has moved on.
+    async fn change(&self, command: MetaCommand) -> Result<()> {
+        match self.propose_meta(command.clone(), Instant::now() + CHANGE_TIMEOUT).await? {
+            MetaOutcome::Refused(why) => tracing::warn!(?command, why, "a change of the cluster was refused"),
+            outcome => tracing::info!(?command, ?outcome, "the cluster was changed"),
+        }
+        Ok(())
+    }
+
+    /// Takes one checkpoint at a time, of the group that needs it most.
+    async fn take_checkpoints(&self, reconciler: &mut Reconciler) -> Result<()> {
+        let replicas = self.replicas()?;
+        if let Some((group, before, since)) = reconciler.checkpoint {
+            let now = replicas.group(group).map(|group| group.status().checkpoint_index);
+            if now == Some(before) && since.elapsed() < CHECKPOINT_PATIENCE {
+                return Ok(());
+            }
+            reconciler.checkpoint = None;
+        }
+        let bound = self.config.storage.checkpoint_log_bytes;
+        let most = replicas
+            .all()
+            .into_iter()
+            .map(|group| (group.log_bytes().max(group.pinned_log_bytes() / PINNED_LOG_FACTOR), group))
+            .max_by_key(|(bytes, _)| *bytes);
+        let Some((_, group)) = most.filter(|(bytes, _)| *bytes > bound) else { return Ok(()) };
+        let before = group.status().checkpoint_index;
+        tracing::debug!(group = %group.id(), "taking a checkpoint");
+        group.checkpoint().await?;
+        reconciler.checkpoint = Some((group.id(), before, Instant::now()));
+        Ok(())
+    }
+}

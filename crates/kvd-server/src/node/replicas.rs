@@ -1,0 +1,236 @@
+//! The replicas of a node: opened, looked up, watched over, discarded.
+//!
+//! A replica whose rows fail a check is closed and opened again, rebuilt from its checkpoint and log. One that can't be
+//! rebuilt so is *lost*: it stays closed, never serves, and the node asks the meta group for a successor. A fault of the
+//! node itself (nothing is known of what is durable) stops the process.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use kvd_raft::{
+    DrainOptions, Fault, Group, OpenError, Parts, Timing, Transport, clock::SystemClock, state::OnApplied,
+};
+use kvd_storage::log;
+use kvd_types::{Error, GroupId, ReplicaId, Result, cluster::Replica};
+use parking_lot::RwLock;
+
+use super::disk::NodeDisk;
+use crate::config::Config;
+
+/// The replicas of a node.
+pub(super) struct Replicas {
+    disk: Arc<NodeDisk>,
+    transport: Arc<dyn Transport>,
+    timing: Timing,
+    drain: DrainOptions,
+    open: RwLock<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    groups: BTreeMap<GroupId, Group>,
+    /// Replicas that can't be rebuilt here, with the reason.
+    lost: BTreeMap<ReplicaId, (GroupId, String)>,
+}
+
+impl Replicas {
+    pub(super) fn new(disk: Arc<NodeDisk>, transport: Arc<dyn Transport>, config: &Config) -> Self {
+        let (election_timeout_min, election_timeout_max) = config.raft.election_timeout();
+        Self {
+            disk,
+            transport,
+            timing: Timing { heartbeat: config.raft.heartbeat(), election_timeout_min, election_timeout_max },
+            drain: DrainOptions {
+                rows: usize::try_from(config.storage.drain_rows).unwrap_or(usize::MAX),
+                interval: config.storage.drain_interval(),
+            },
+            open: RwLock::default(),
+        }
+    }
+
+    /// The open replica of a group.
+    pub(super) fn group(&self, group: GroupId) -> Option<Group> {
+        self.open.read().groups.get(&group).cloned()
+    }
+
+    /// The open replica of this id.
+    pub(super) fn replica(&self, id: ReplicaId) -> Option<Group> {
+        self.open.read().groups.values().find(|group| group.replica() == id).cloned()
+    }
+
+    /// All open replicas, by group.
+    pub(super) fn all(&self) -> Vec<Group> {
+        self.open.read().groups.values().cloned().collect()
+    }
+
+    /// The replicas that can't be rebuilt here, with the reason.
+    pub(super) fn lost(&self) -> Vec<(GroupId, ReplicaId, String)> {
+        self.open.read().lost.iter().map(|(&replica, (group, why))| (*group, replica, why.clone())).collect()
+    }
+
+    pub(super) fn is_lost(&self, replica: ReplicaId) -> bool {
+        self.open.read().lost.contains_key(&replica)
+    }
+
+    /// Opens a replica. `founders`: it is one of a group that may not have started yet, with these. `minted_just_now`: by
+    /// the word of the meta group it never was on this node before.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being opened, except that it is lost: then it is noted as such, and this returns `None`.
+    pub(super) async fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        founders: Option<&[Replica]>,
+        minted_just_now: bool,
+        on_applied: Option<OnApplied>,
+    ) -> Result<Option<Group>> {
+        if let Some(open) = self.group(group) {
+            return if open.replica() == replica {
+                Ok(Some(open))
+            } else {
+                Err(Error::unavailable(format!("replica {} of group {group} is still open", open.replica())))
+            };
+        }
+        let opened = match self.parts(group, replica, minted_just_now, on_applied) {
+            Ok((parts, rebuild)) => Group::open(parts, rebuild || self.disk.distrusts_state()).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(opened) => {
+                if let Some(founders) = founders {
+                    opened.initialize(founders).await?;
+                }
+                self.open.write().groups.insert(group, opened.clone());
+                tracing::info!(%group, %replica, "replica opened");
+                Ok(Some(opened))
+            }
+            Err(OpenError::Lost { group, replica, reason }) => {
+                tracing::error!(%group, %replica, reason, "the replica is lost and must be replaced from its peers");
+                self.open.write().lost.insert(replica, (group, reason));
+                Ok(None)
+            }
+            Err(OpenError::Failed(error)) => Err(error),
+        }
+    }
+
+    fn parts(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        minted_just_now: bool,
+        on_applied: Option<OnApplied>,
+    ) -> Result<(Parts, bool), OpenError> {
+        let known = self.disk.log.replicas().contains(&(group, replica));
+        let log = if minted_just_now && !known {
+            self.disk.log.create(group, replica)
+        } else {
+            self.disk.log.replica(group, replica)
+        };
+        let log = log.map_err(|error| match error {
+            log::Error::Damaged { .. } | log::Error::MayBeDamaged { .. } => {
+                OpenError::Lost { group, replica, reason: error.to_string() }
+            }
+            other => OpenError::Failed(Error::internal(other.to_string())),
+        })?;
+        let (table, rebuild) = self.disk.table(replica)?;
+        let parts = Parts {
+            group,
+            replica,
+            log,
+            table: Arc::new(table),
+            checkpoints: self.disk.checkpoints(replica)?,
+            transport: Arc::clone(&self.transport),
+            clock: Arc::new(SystemClock),
+            timing: self.timing,
+            drain: self.drain,
+            on_applied,
+        };
+        Ok((parts, rebuild))
+    }
+
+    /// Closes a replica and opens it again, its rows rebuilt.
+    pub(super) async fn rebuild(&self, group: &Group, on_applied: Option<OnApplied>) -> Result<()> {
+        let (id, replica) = (group.id(), group.replica());
+        self.close(id).await?;
+        let rebuilt = match self.parts(id, replica, false, on_applied) {
+            Ok((parts, _)) => Group::open(parts, true).await,
+            Err(error) => Err(error),
+        };
+        match rebuilt {
+            Ok(rebuilt) => {
+                tracing::info!(group = %id, %replica, "replica rebuilt");
+                self.open.write().groups.insert(id, rebuilt);
+                Ok(())
+            }
+            Err(OpenError::Lost { group, replica, reason }) => {
+                tracing::error!(%group, %replica, reason, "the replica is lost and must be replaced from its peers");
+                self.open.write().lost.insert(replica, (group, reason));
+                Ok(())
+            }
+            Err(OpenError::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Stops a group's replica, if it is open.
+    pub(super) async fn close(&self, group: GroupId) -> Result<()> {
+        let Some(open) = self.open.write().groups.remove(&group) else { return Ok(()) };
+        open.shutdown()
+            .await
+            .map_err(|error| Error::internal(format!("group {group} did not stop cleanly: {error}")))
+    }
+
+    /// Stops everything.
+    pub(super) async fn close_all(&self) {
+        let groups = std::mem::take(&mut self.open.write().groups);
+        let stopped = groups.values().map(|group| async move {
+            if let Err(error) = group.shutdown().await {
+                tracing::warn!(group = %group.id(), %error, "a replica did not stop cleanly");
+            }
+        });
+        futures::future::join_all(stopped).await;
+    }
+
+    /// Discards what a retired replica left on this disk.
+    pub(super) async fn discard(&self, group: GroupId, replica: ReplicaId) -> Result<()> {
+        if self.group(group).is_some_and(|open| open.replica() == replica) {
+            self.close(group).await?;
+        }
+        let disk = Arc::clone(&self.disk);
+        let removed = tokio::task::spawn_blocking(move || {
+            let failed = |error: kvd_storage::Error| Error::internal(error.to_string());
+            // The log last: while it knows the replica, a discard that was cut short is taken up again.
+            disk.table(replica)?.0.destroy().map_err(failed)?;
+            disk.checkpoints(replica)?.destroy().map_err(failed)?;
+            disk.log.remove(
+                replica,
+                Box::new(move |result| {
+                    if let Err(error) = result {
+                        tracing::warn!(%replica, %error, "a retired replica's log was not removed");
+                    }
+                }),
+            );
+            Ok::<_, Error>(())
+        });
+        removed.await.map_err(|error| Error::internal(error.to_string()))??;
+        self.open.write().lost.remove(&replica);
+        tracing::info!(%group, %replica, "retired replica discarded");
+        Ok(())
+    }
+
+    /// The replicas that stopped for a fault of their rows, and the fault of the node if there is one.
+    pub(super) fn faults(&self) -> (Vec<Group>, Option<String>) {
+        let mut broken = Vec::new();
+        let mut node_fault = None;
+        for group in self.all() {
+            match &*group.fault().borrow() {
+                Some(Fault::Rows(_)) => broken.push(group.clone()),
+                Some(Fault::Node(what)) => node_fault = Some(what.clone()),
+                None if group.status().role == kvd_raft::Role::Stopped => {
+                    node_fault = Some(format!("group {} has stopped for no known reason", group.id()));
+                }
+                None => {}
+            }
+        }
+        (broken, node_fault)
+    }
+}

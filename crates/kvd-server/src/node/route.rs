@@ -1,0 +1,299 @@
+//! From a request to the replica that serves it.
+//!
+//! Any node takes any request. It finds the shard by the ring, serves the request if its own replica leads the shard, and
+//! else sends it to the node that does: by what its own replica knows, by what an earlier answer said, or else where the
+//! leader should be. A request that was certainly not applied is tried again, for as long as an election may take; one
+//! that may have been is tried again only if that is harmless: a read, or a write within a session.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use kvd_placement::Ring;
+use kvd_proto::{
+    operation::{reply_from_wire, request_to_wire},
+    peer::v1::{self as p, envelope::Body},
+    v1,
+};
+use kvd_raft::{CallError, Group, Lane, Transport as _};
+use kvd_types::{
+    Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Result, ShardId,
+    cluster::Placement,
+    operation::{Reply, Request, Response, Served},
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{Node, serve};
+
+/// Between two tries.
+const RETRY_PAUSE: Duration = Duration::from_millis(15);
+
+/// What a request is routed by: the ring, and where leaders were last seen.
+#[derive(Debug)]
+pub(super) struct Routing {
+    pub(super) ring: Ring,
+    placements: BTreeMap<ShardId, Placement>,
+    seen_leaders: Mutex<BTreeMap<ShardId, NodeId>>,
+}
+
+impl Routing {
+    pub(super) fn new(ring: Ring, placements: BTreeMap<ShardId, Placement>) -> Self {
+        Self { ring, placements, seen_leaders: Mutex::default() }
+    }
+
+    /// The node to ask for a shard that this node has no replica of, or whose replica knows no leader: where the leader
+    /// was last seen, else each voter in turn, the preferred leader's first.
+    fn guess(&self, shard: ShardId, tries: usize) -> Option<NodeId> {
+        if let Some(&seen) = self.seen_leaders.lock().get(&shard) {
+            return Some(seen);
+        }
+        let placement = self.placements.get(&shard)?;
+        let preferred = placement.voters.iter().position(|voter| voter.id == placement.preferred_leader)?;
+        let voter = placement.voters.get((preferred + tries) % placement.voters.len())?;
+        Some(voter.node)
+    }
+
+    /// Whether nothing has changed about where replicas are.
+    pub(super) fn is_placed_as(&self, placements: &BTreeMap<ShardId, Placement>) -> bool {
+        self.placements == *placements
+    }
+
+    fn saw_leader(&self, shard: ShardId, node: Option<NodeId>) {
+        let mut seen = self.seen_leaders.lock();
+        match node {
+            Some(node) => seen.insert(shard, node),
+            None => seen.remove(&shard),
+        };
+    }
+}
+
+impl Node {
+    /// Serves a request, here or where its shard is led.
+    ///
+    /// # Errors
+    /// Every kind that a client is told of; only outcome-unknown and internal leave a write in doubt.
+    pub(super) async fn execute(&self, request: Request, deadline: Instant) -> Result<Reply> {
+        let routing = self.routing()?;
+        match request {
+            Request::BatchGet(keys) => self.batch_get(&routing, keys, deadline).await,
+            request => {
+                let shard = shard_of(&routing, &request)?;
+                self.execute_on(&routing, shard, request, deadline).await
+            }
+        }
+    }
+
+    /// Serves a request if this node leads its shard, and says where the leader is if it doesn't.
+    pub(super) async fn execute_here(&self, request: Request, deadline: Instant) -> Result<Reply> {
+        request.check(self.config.limits.value_bytes_max)?;
+        let routing = self.routing()?;
+        let shard = match &request {
+            Request::BatchGet(keys) => {
+                let mut shards = keys.iter().map(|key| routing.ring.shard_of(key));
+                let first = shards.next().ok_or_else(|| Error::invalid("the batch has no keys"))?;
+                if shards.any(|shard| shard != first) {
+                    return Err(Error::invalid("a forwarded batch has keys of several shards"));
+                }
+                first
+            }
+            request => shard_of(&routing, request)?,
+        };
+        let group = self.replicas()?.group(shard.into());
+        let group = group.ok_or_else(|| {
+            Error::new(ErrorKind::NotLeader(None), format!("this node has no replica of shard {shard}"))
+        })?;
+        let leadership = group.leadership();
+        if !leadership.is_self {
+            let hint = leadership.leader.map(|leader| self.hint(shard, leader.node));
+            return Err(Error::new(
+                ErrorKind::NotLeader(hint),
+                format!("this node does not lead shard {shard}"),
+            ));
+        }
+        let response = serve::serve(&group, request, deadline).await?;
+        Ok(self.reply(&routing, shard, response))
+    }
+
+    async fn execute_on(
+        &self,
+        routing: &Routing,
+        shard: ShardId,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Reply> {
+        let harmless_again = match &request {
+            Request::Write(write) => write.session.is_some(),
+            Request::OpenSession(_) => false,
+            Request::Get(_) | Request::BatchGet(_) | Request::Scan(_) | Request::CloseSession(..) => true,
+        };
+        let give_up = deadline.min(Instant::now() + self.leader_patience());
+        let mut in_doubt = false;
+        let mut tries = 0;
+        loop {
+            let tried = self.try_on(routing, shard, request.clone(), deadline, tries).await;
+            tries += 1;
+            let error = match tried {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            in_doubt |= request.is_write() && error.outcome_unknown();
+            let again = match error.kind {
+                ErrorKind::NotLeader(_) | ErrorKind::Unavailable => true,
+                ErrorKind::OutcomeUnknown => harmless_again,
+                _ => false,
+            };
+            if !again || Instant::now() + RETRY_PAUSE >= give_up {
+                return Err(final_error(error, in_doubt, shard));
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn try_on(
+        &self,
+        routing: &Routing,
+        shard: ShardId,
+        request: Request,
+        deadline: Instant,
+        tries: usize,
+    ) -> Result<Reply> {
+        let group = self.replicas()?.group(shard.into());
+        let leadership = group.as_ref().map(Group::leadership).unwrap_or_default();
+        if let Some(group) = group.filter(|_| leadership.is_self) {
+            let response = serve::serve(&group, request, deadline).await?;
+            return Ok(self.reply(routing, shard, response));
+        }
+        let node = leadership.leader.map(|leader| leader.node).or_else(|| routing.guess(shard, tries));
+        let no_leader = || Error::unavailable(format!("shard {shard} has no leader at the moment; retry"));
+        let node = node.filter(|&node| !self.is_self(node)).ok_or_else(no_leader)?;
+        let forwarded = self.forward(shard, node, request, deadline).await;
+        match &forwarded {
+            Ok(_) => routing.saw_leader(shard, Some(node)),
+            Err(Error { kind: ErrorKind::NotLeader(hint), .. }) => {
+                routing.saw_leader(shard, hint.as_ref().map(|hint| hint.node));
+            }
+            Err(_) => routing.saw_leader(shard, None),
+        }
+        forwarded
+    }
+
+    async fn forward(
+        &self,
+        shard: ShardId,
+        node: NodeId,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Reply> {
+        let is_write = request.is_write();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let operation = v1::Operation {
+            id: 0,
+            deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
+            request: Some(request_to_wire(request)),
+        };
+        let message = p::Envelope {
+            call: 0,
+            group: GroupId::from(shard).get(),
+            from_replica: 0,
+            to_replica: 0,
+            body: Some(Body::Operation(operation)),
+        };
+        let answered = self.network()?.call(node, Lane::Forward, message, left).await;
+        let result = match answered {
+            Ok(p::Envelope { body: Some(Body::OperationResult(result)), .. }) => result,
+            Ok(_) => {
+                return Err(Error::internal(format!(
+                    "node {node} answered an operation with something else"
+                )));
+            }
+            Err(CallError::NoAnswer(_, why)) if is_write => {
+                return Err(Error::unknown(format!(
+                    "node {node} was sent the write and did not answer: {why}"
+                )));
+            }
+            Err(error) => return Err(Error::unavailable(error.to_string())),
+        };
+        let response =
+            result.response.ok_or_else(|| Error::internal(format!("node {node} sent an empty answer")))?;
+        let mut reply = reply_from_wire(response)?;
+        reply.served.leader_address = self.client_address(node);
+        Ok(reply)
+    }
+
+    async fn batch_get(&self, routing: &Routing, keys: Vec<Key>, deadline: Instant) -> Result<Reply> {
+        let mut by_shard: BTreeMap<ShardId, Vec<(usize, Key)>> = BTreeMap::new();
+        let count = keys.len();
+        for (place, key) in keys.into_iter().enumerate() {
+            by_shard.entry(routing.ring.shard_of(&key)).or_default().push((place, key));
+        }
+        let parts = by_shard.into_iter().map(|(shard, placed)| async move {
+            let (places, keys): (Vec<usize>, Vec<Key>) = placed.into_iter().unzip();
+            let reply = self.execute_on(routing, shard, Request::BatchGet(keys), deadline).await?;
+            let Response::GotBatch(found) = reply.response else {
+                return Err(Error::internal("a batch-get was answered with something else"));
+            };
+            Ok((places, found, reply.served))
+        });
+        let mut all = vec![None; count];
+        let mut served = Served { ring_epoch: routing.ring.epoch(), ..Served::default() };
+        for part in futures::future::try_join_all(parts).await? {
+            let (places, found, part_served) = part;
+            for (place, found) in places.into_iter().zip(found) {
+                if let Some(slot) = all.get_mut(place) {
+                    *slot = found;
+                }
+            }
+            served = part_served;
+        }
+        Ok(Reply { response: Response::GotBatch(all), served })
+    }
+
+    fn reply(&self, routing: &Routing, shard: ShardId, response: Response) -> Reply {
+        let leader = self.joined().map(|joined| joined.node).unwrap_or_default();
+        let served =
+            Served { shard, leader, leader_address: String::new(), ring_epoch: routing.ring.epoch() };
+        Reply { response, served }
+    }
+
+    fn hint(&self, shard: ShardId, node: NodeId) -> LeaderHint {
+        LeaderHint { shard, node, address: self.client_address(node) }
+    }
+
+    fn client_address(&self, node: NodeId) -> String {
+        self.meta().nodes.get(&node).map(|node| node.profile.addresses.client.clone()).unwrap_or_default()
+    }
+
+    /// How long a request waits for a leader: as long as an election takes that fails once.
+    fn leader_patience(&self) -> Duration {
+        self.config.raft.election_timeout().1 * 2 + Duration::from_millis(500)
+    }
+
+    pub(super) fn routing(&self) -> Result<Arc<Routing>> {
+        self.routing
+            .load_full()
+            .ok_or_else(|| Error::unavailable("this node does not know the cluster's ring yet"))
+    }
+}
+
+fn shard_of(routing: &Routing, request: &Request) -> Result<ShardId> {
+    let named = match request {
+        Request::Get(key) => return Ok(routing.ring.shard_of(key)),
+        Request::Write(write) => return Ok(routing.ring.shard_of(write.op.key())),
+        Request::Scan(page) => page.shard,
+        Request::OpenSession(shard) | Request::CloseSession(shard, _) => *shard,
+        Request::BatchGet(_) => return Err(Error::internal("a batch has no one shard")),
+    };
+    if routing.ring.shards().contains(&named) {
+        return Ok(named);
+    }
+    Err(Error::new(ErrorKind::NotFound, format!("there is no shard {named}")))
+}
+
+/// Says "unknown" if any try of a write may have been applied, whatever the last one came to.
+fn final_error(error: Error, in_doubt: bool, shard: ShardId) -> Error {
+    if in_doubt && !error.outcome_unknown() {
+        return Error::unknown(format!(
+            "whether the write to shard {shard} was applied can't be told: {error}"
+        ));
+    }
+    error
+}

@@ -1,0 +1,47 @@
+//! Stopping a node so that nobody notices more than they must.
+
+use super::{Duration, Error, Group, Node, NodeDisk, Result};
+
+/// How long a hand-over may take.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Node {
+    /// Hands every group that this node leads to a replica that has caught up.
+    pub(super) async fn step_back(&self) {
+        let Ok(replicas) = self.replicas() else { return };
+        let led: Vec<Group> = replicas.all().into_iter().filter(|group| group.leadership().is_self).collect();
+        let handed_over = futures::future::join_all(led.iter().map(hand_over)).await;
+        let done = handed_over.iter().filter(|done| **done).count();
+        tracing::info!(leaders = led.len(), handed_over = done, "stepping back");
+    }
+
+    /// Closes the replicas and the disk, and notes that nothing was lost.
+    pub(super) async fn close(&self) -> Result<()> {
+        if let Ok(replicas) = self.replicas() {
+            replicas.close_all().await;
+        }
+        if self.fault.lock().is_some() {
+            return Ok(());
+        }
+        let disk = self.disk()?;
+        tokio::task::spawn_blocking(move || NodeDisk::close(&disk))
+            .await
+            .map_err(|error| Error::internal(error.to_string()))??;
+        tracing::info!("stopped; nothing was lost");
+        Ok(())
+    }
+}
+
+/// Hands a group over, if somebody can take it.
+async fn hand_over(group: &Group) -> bool {
+    let members = group.members();
+    let successor = members.voters.keys().find(|&&id| id != group.replica() && members.is_caught_up(id));
+    let Some(&successor) = successor else { return false };
+    match group.transfer_leader(successor, HAND_OVER_PATIENCE).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::info!(group = %group.id(), %error, "leadership was not handed over");
+            false
+        }
+    }
+}
