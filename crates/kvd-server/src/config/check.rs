@@ -3,7 +3,7 @@
 //! Each value is good by itself when it gets here. What is checked is what would otherwise fail later and less clearly:
 //! elections that never settle, replicas that have no node, an address that nobody can reach.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, fmt::Display, net::SocketAddr};
 
 use kvd_types::limits::{NODES_MAX, REPLICATION_FACTORS};
 
@@ -41,7 +41,7 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn add(&mut self, setting: &'static str, value: impl ToString, message: String) {
+    fn add(&mut self, setting: &'static str, value: &dyn Display, message: String) {
         let source = self.sources.get(setting).cloned().unwrap_or(Source::Default);
         self.problems.push(Problem {
             setting: setting.to_owned(),
@@ -56,9 +56,8 @@ impl Found<'_> {
         let (heartbeat, min, max) =
             (raft.heartbeat_ms, raft.election_timeout_min_ms, raft.election_timeout_max_ms);
         if heartbeat.saturating_mul(HEARTBEATS_PER_ELECTION) > min {
-            self.add(
-                "raft.heartbeat_ms",
-                heartbeat,
+            self.add("raft.heartbeat_ms",
+                &heartbeat,
                 format!(
                     "{HEARTBEATS_PER_ELECTION} heartbeats must fit into raft.election_timeout_min_ms = {min}; lower it to {} \
                      or raise the timeout to {}",
@@ -68,9 +67,8 @@ impl Found<'_> {
             );
         }
         if min >= max {
-            self.add(
-                "raft.election_timeout_min_ms",
-                min,
+            self.add("raft.election_timeout_min_ms",
+                &min,
                 format!(
                     "must be below raft.election_timeout_max_ms = {max}, or nodes stand for election at one moment; \
                      twice the least is a good most"
@@ -82,11 +80,10 @@ impl Found<'_> {
     fn cluster(&mut self, config: &Config) {
         let (factor, nodes) = (config.cluster.replication_factor, config.cluster.initial_nodes);
         if !REPLICATION_FACTORS.contains(&factor) {
-            self.add("cluster.replication_factor", factor, "must be 1, 3 or 5".to_owned());
+            self.add("cluster.replication_factor", &factor, "must be 1, 3 or 5".to_owned());
         } else if factor > nodes {
-            self.add(
-                "cluster.replication_factor",
-                factor,
+            self.add("cluster.replication_factor",
+                &factor,
                 format!(
                     "each replica of a shard needs a node of its own, but cluster.initial_nodes = {nodes} (the number of \
                      seeds, unless set); name more seeds, or lower it"
@@ -96,13 +93,13 @@ impl Found<'_> {
         if config.seeds.len() > NODES_MAX {
             let message =
                 format!("there are {} of them; a cluster has at most {NODES_MAX} nodes", config.seeds.len());
-            self.add("seeds", "[…]", message);
+            self.add("seeds", &"[…]", message);
         }
         let mut seen = BTreeSet::new();
         for seed in config.seeds.iter().filter(|seed| !seen.insert(seed.as_str())) {
             self.add(
                 "seeds",
-                format!("{:?}", config.seeds),
+                &format_args!("{:?}", config.seeds),
                 format!("names {seed} twice; each node has an address of its own"),
             );
         }
@@ -112,7 +109,7 @@ impl Found<'_> {
         if config.data_dir.as_os_str().is_empty() {
             self.add(
                 "data_dir",
-                "\"\"",
+                &"\"\"",
                 "is empty; name the directory that shall hold the node's data".to_owned(),
             );
         }
@@ -123,12 +120,12 @@ impl Found<'_> {
         ];
         for (index, (setting, address)) in listens.iter().enumerate() {
             if address.port() == 0 {
-                self.add(setting, address, "needs a port from 1 to 65535".to_owned());
+                self.add(setting, &address, "needs a port from 1 to 65535".to_owned());
             }
             for (other, taken) in listens.iter().take(index).filter(|(_, taken)| clash(*taken, *address)) {
                 self.add(
                     setting,
-                    address,
+                    &address,
                     format!("has the port of {other} = {taken}; give each a port of its own"),
                 );
             }
@@ -140,7 +137,7 @@ impl Found<'_> {
         ];
         for (setting, address, listen, at) in advertised {
             if address.is_empty() {
-                self.add(setting, "\"\"", format!("is needed because {listen} = {at} is a wildcard; name the host:port that others reach"));
+                self.add(setting, &"\"\"", format!("is needed because {listen} = {at} is a wildcard; name the host:port that others reach"));
             } else {
                 self.advertise(setting, address);
             }
@@ -149,11 +146,11 @@ impl Found<'_> {
 
     fn advertise(&mut self, setting: &'static str, address: &str) {
         match host_and_port(address) {
-            Err(message) => self.add(setting, address, message),
+            Err(message) => self.add(setting, &address, message),
             Ok((host, _)) if host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified()) => {
                 self.add(
                     setting,
-                    address,
+                    &address,
                     "is a wildcard, which nobody can connect to; name a host or an IP address".to_owned(),
                 );
             }
@@ -164,9 +161,8 @@ impl Found<'_> {
     fn storage(&mut self, config: &Config) {
         let (checkpoint, segment) = (config.storage.checkpoint_log_bytes, config.storage.log_segment_bytes);
         if checkpoint < segment {
-            self.add(
-                "storage.checkpoint_log_bytes",
-                checkpoint,
+            self.add("storage.checkpoint_log_bytes",
+                &checkpoint,
                 format!("must be at least storage.log_segment_bytes = {segment}: a log is let go of by whole files"),
             );
         }

@@ -98,7 +98,7 @@ pub fn from_matches(
         env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     let mut layers = Layers::default();
     if let Some((path, source)) = config_path(matches, &env) {
-        layers.add_file(&path, source, files);
+        layers.add_file(&path, &source, files);
     }
     layers.add_environment(&env);
     layers.add_flags(matches);
@@ -123,7 +123,7 @@ struct Layers {
 }
 
 impl Layers {
-    fn add_file(&mut self, path: &Path, source: Source, files: impl Fn(&Path) -> io::Result<String>) {
+    fn add_file(&mut self, path: &Path, source: &Source, files: impl Fn(&Path) -> io::Result<String>) {
         let shown = path.display().to_string();
         let mut problem = |message| {
             let (setting, value) = (CONFIG_FLAG.to_owned(), Some(shown.clone()));
@@ -262,10 +262,11 @@ fn suggestion(name: &str, known: impl Iterator<Item = &'static str>) -> String {
     )
 }
 
-/// The known name that is at most two edits away.
+/// The known name that is so few edits away that the other one must be a slip: two, or one of a short name.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = known.map(|candidate| (edit_distance(name, candidate), candidate)).min()?;
-    (near.0 <= 2).then_some(near.1)
+    let letters = name.strip_prefix(PREFIX).unwrap_or(name).chars().count();
+    (near.0 <= (letters / 3).clamp(1, 2)).then_some(near.1)
 }
 
 /// Insertions, deletions and replacements between two texts (Levenshtein), by rows of the usual table.

@@ -230,8 +230,10 @@ fn what_kubernetes_puts_into_a_pod_breaks_nothing() {
     let loaded = load(&[], &injected, "").unwrap();
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 
-    let other = load(&[], &[("KVD_ENDPOINTS_OF_MINE", "a:1")], "").unwrap();
-    assert!(other.warnings.iter().any(|warning| warning.contains("KVD_ENDPOINTS_OF_MINE")));
+    for other in ["KVD_ENDPOINTS", "KVD_NODE", "KVD_TOKEN", "KVD_TEST_SEED"] {
+        let loaded = load(&[], &[(other, "a:1")], "").unwrap();
+        assert!(loaded.warnings.iter().any(|warning| warning.contains(other)), "{other} is somebody else's");
+    }
 
     let shadowed: Vec<_> = SETTINGS.iter().filter(|setting| is_service_link(&setting.variable())).collect();
     assert!(shadowed.is_empty(), "no setting may look like one of them: {shadowed:?}");

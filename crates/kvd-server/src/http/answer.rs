@@ -95,7 +95,7 @@ pub(super) struct Failure {
     outcome: Option<&'static str>,
     /// With a condition that failed: the key's current version, or null.
     #[serde(skip_serializing_if = "Option::is_none")]
-    current: Option<Option<VersionField>>,
+    current: Option<Option<Box<VersionField>>>,
 }
 
 impl Failure {
@@ -130,7 +130,7 @@ impl Failure {
         };
         let show = if with_value { VersionField::whole } else { VersionField::bare };
         let failure = Self::new(StatusCode::PRECONDITION_FAILED, "condition_failed", message).not_applied();
-        Self { current: Some(current.map(show)), ..failure }
+        Self { current: Some(current.map(|record| Box::new(show(record)))), ..failure }
     }
 
     /// What a read failed of.

@@ -1,0 +1,75 @@
+//! `kvd serve`: a node's process around the node.
+
+use std::{io::Read as _, process::ExitCode, sync::Arc, thread, time::Duration};
+
+use kvd_server::{config::Loaded, metrics::Metrics, node, telemetry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio_util::sync::CancellationToken;
+
+use super::{FAILED, complain, signals};
+
+/// How long blocking work may hold up the end of the process.
+const BLOCKING_WORK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs a node until it is told to stop.
+pub(super) fn run(loaded: &Loaded, stop_on_stdin_close: bool) -> ExitCode {
+    let config = loaded.config.clone();
+    if let Err(error) = telemetry::init(&config.log) {
+        complain(&format!("error: can't log: {error:#}"));
+        return ExitCode::from(FAILED);
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    raise_file_limit();
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    let outcome = block_on(async |stop| {
+        if stop_on_stdin_close {
+            watch_stdin(stop.clone())?;
+        }
+        node::run(config, stop, metrics).await
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Runs to its end what stops when its token, which signals cancel, is cancelled.
+pub(super) fn block_on(run: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        signals::watch(stop.clone())?;
+        run(stop).await
+    });
+    runtime.shutdown_timeout(BLOCKING_WORK_TIMEOUT);
+    outcome
+}
+
+/// Cancels the token when standard input closes: when whoever started this process has ended, however it did.
+fn watch_stdin(stop: CancellationToken) -> std::io::Result<()> {
+    let watch = move || {
+        let mut buffer = [0; 64];
+        while matches!(std::io::stdin().read(&mut buffer), Ok(1..)) {}
+        tracing::info!("stopping because standard input was closed");
+        stop.cancel();
+    };
+    // A thread of its own, which may block for ever without holding up the runtime's end.
+    thread::Builder::new().name("stdin".to_owned()).spawn(watch).map(drop)
+}
+
+/// Takes as many file handles as the system allows: the usual soft limit of 1024 is less than the connections and files
+/// of a busy node.
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, "can't raise the limit of open files");
+    }
+}
