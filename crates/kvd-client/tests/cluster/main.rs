@@ -1,0 +1,7 @@
+//! The client against a cluster that does as it is told.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on says why and stops")]
+
+mod chaos;
+mod fake;
+mod faults;
+mod requests;
