@@ -399,7 +399,7 @@ impl Node {
         servers.spawn(http::serve(listeners.http, http, limits, serving.clone(), Arc::clone(&self.metrics)));
         servers.spawn(listen::serve_peers(
             listeners.peer,
-            PeerService::server(Arc::new(Peers(node))),
+            PeerService::server(Arc::new(Peers(node)), serving.clone()),
             serving.clone(),
         ));
         servers

@@ -13,6 +13,7 @@ use kvd_proto::{
 use kvd_types::{Error, ReplicaId, Result};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CALLS_PER_LANE_MAX, FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, Handshake};
@@ -50,18 +51,21 @@ pub trait PeerHandler: Send + Sync + 'static {
 }
 
 /// The `Peer` service of a node.
-pub struct PeerService<H>(Arc<H>);
+pub struct PeerService<H> {
+    handler: Arc<H>,
+    serving: CancellationToken,
+}
 
 impl<H: PeerHandler> PeerService<H> {
-    /// The service, to be added to a tonic server.
+    /// The service, to be added to a tonic server. Its lanes end when `serving` is cancelled.
     #[must_use]
-    pub fn server(handler: Arc<H>) -> PeerServer<Self> {
-        PeerServer::new(Self(handler)).max_decoding_message_size(FRAME_BYTES_MAX)
+    pub fn server(handler: Arc<H>, serving: CancellationToken) -> PeerServer<Self> {
+        PeerServer::new(Self { handler, serving }).max_decoding_message_size(FRAME_BYTES_MAX)
     }
 
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
         Handshake::read(request.metadata())
-            .and_then(|caller| self.0.admit(&caller))
+            .and_then(|caller| self.handler.admit(&caller))
             .map_err(|error| to_status(&error))
     }
 }
@@ -72,7 +76,7 @@ impl<H: PeerHandler> Peer for PeerService<H> {
 
     async fn probe(&self, request: Request<p::ProbeRequest>) -> Result<Response<p::ProbeResponse>, Status> {
         let caller = Handshake::read(request.metadata()).map_err(|error| to_status(&error))?;
-        self.0.probe(&caller).map(Response::new).map_err(|error| to_status(&error))
+        self.handler.probe(&caller).map(Response::new).map_err(|error| to_status(&error))
     }
 
     async fn propose_meta(
@@ -80,7 +84,7 @@ impl<H: PeerHandler> Peer for PeerService<H> {
         request: Request<p::ProposeMetaRequest>,
     ) -> Result<Response<p::ProposeMetaResponse>, Status> {
         let caller = Handshake::read(request.metadata()).map_err(|error| to_status(&error))?;
-        let proposed = self.0.propose_meta(caller, request.into_inner()).await;
+        let proposed = self.handler.propose_meta(caller, request.into_inner()).await;
         proposed.map(Response::new).map_err(|error| to_status(&error))
     }
 
@@ -90,7 +94,9 @@ impl<H: PeerHandler> Peer for PeerService<H> {
     ) -> Result<Response<Self::LaneStream>, Status> {
         self.admit(&request)?;
         let (frames, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
-        tokio::spawn(serve_lane(Arc::clone(&self.0), request.into_inner(), frames));
+        let lane = serve_lane(Arc::clone(&self.handler), request.into_inner(), frames);
+        let serving = self.serving.clone();
+        tokio::spawn(async move { serving.run_until_cancelled(lane).await });
         Ok(Response::new(ReceiverStream::new(outgoing).boxed()))
     }
 
@@ -105,7 +111,7 @@ impl<H: PeerHandler> Peer for PeerService<H> {
             return Err(to_status(&Error::invalid("the first piece of a checkpoint has no header")));
         };
         let to = ReplicaId(header.to_replica);
-        let group = self.0.replica(to).filter(|group| group.id().get() == header.group);
+        let group = self.handler.replica(to).filter(|group| group.id().get() == header.group);
         let Some(group) = group else {
             return Err(to_status(&Error::unavailable(format!("replica {to} is not on this node"))));
         };

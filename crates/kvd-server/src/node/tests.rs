@@ -25,6 +25,9 @@ struct Cluster {
 
 impl Cluster {
     fn new(count: usize) -> Self {
+        // `RUST_LOG=kvd=debug cargo test … -- --nocapture` tells the story of a failure.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
         let dir = tempfile::tempdir().unwrap();
         let ports: Vec<[SocketAddr; 3]> = (0..count).map(|_| std::array::from_fn(|_| free_port())).collect();
         let seeds: Vec<String> = ports.iter().map(|[_, peer, _]| peer.to_string()).collect();
@@ -45,7 +48,7 @@ impl Cluster {
 
     async fn ready(&self) {
         for node in &self.nodes {
-            until("every shard has a leader", || node.node.reasons_not_ready().is_empty()).await;
+            until(|| node.node.reasons_not_ready()).await;
         }
     }
 
@@ -76,13 +79,14 @@ fn config(dir: &Path, index: usize, ports: &[SocketAddr; 3], seeds: &[String]) -
     config.resolve().unwrap()
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
+/// Waits until nothing is missing any more.
+async fn until(missing: impl Fn() -> Vec<String>) {
     let waited = async {
-        while !condition() {
+        while !missing().is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("not in time: {:?}", missing()));
 }
 
 fn put(key: &str, value: &str) -> Request {
