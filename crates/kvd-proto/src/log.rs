@@ -45,7 +45,7 @@ pub fn encode_proposal(proposal: Proposal) -> Bytes {
 ///
 /// # Errors
 /// Corruption, if it isn't one: the log's checksums hold, so it was written so.
-pub fn decode_proposal(payload: Bytes) -> Result<Proposal> {
+pub fn decode_proposal(payload: &Bytes) -> Result<Proposal> {
     let corrupt = |what: &str| Error::corruption(format!("a log entry's proposal {what}"));
     if payload.first() != Some(&TAG_PROPOSAL) {
         return Err(corrupt("has another entry's tag"));
@@ -152,7 +152,6 @@ fn condition_from_wire(wire: Option<p::Condition>) -> Result<Condition> {
 pub const fn nonce_to_wire(nonce: u128) -> p::Nonce {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     let low = nonce as u64;
-    #[expect(clippy::cast_possible_truncation, reason = "shifted to fit")]
     let high = (nonce >> 64) as u64;
     p::Nonce { high, low }
 }

@@ -469,7 +469,7 @@ fn open_state(
                 tracing::info!(%group, %replica, ?applied, ?purged, "the rows are behind the log; rebuilding them");
             }
             Err(error) => {
-                tracing::error!(%group, %replica, %error, "the rows can't be believed; rebuilding them")
+                tracing::error!(%group, %replica, %error, "the rows can't be believed; rebuilding them");
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! # What is here
 //! - [`group`]: one replica of one group: write, read, receive, change members.
-//! - [`propose`], [`read`]: what makes a group fast: many commands in one log entry, many reads in one quorum round.
+//! - `propose`, `read`: what makes a group fast: many commands in one log entry, many reads in one quorum round.
 //! - [`state`]: the applied state: machine, rows in memory and in the engine, checkpoints, faults.
 //! - [`transport`]: the seam to the network; [`peer`]: the gRPC transport, one connection per peer and lane, frames that
 //!   carry messages of many groups.

@@ -7,8 +7,8 @@
 //!   moment in which a generation of rows is frozen, so that a frozen generation is always a cut between two entries
 //!   that carries its own place in the log;
 //! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. While a checkpoint
-//!   holds it the engine's rows stand still and writes go on in memory, up to [`MEMORY_ROWS_MAX`] and
-//!   [`MEMORY_BYTES_MAX`]; beyond that, applying waits.
+//!   holds it the engine's rows stand still and writes go on in memory, up to `MEMORY_ROWS_MAX` and
+//!   `MEMORY_BYTES_MAX`; beyond that, applying waits.
 //!
 //! A fault in the rows (a checksum that fails) is reported once and for good: whoever opened the group stops it and
 //! rebuilds it from checkpoint and log. It is never served.
@@ -163,7 +163,7 @@ impl ReplicaState {
         // Decoding needs no lock.
         let proposal = match &entry.payload {
             EntryPayload::Normal(encoded) => {
-                let decoded = kvd_proto::log::decode_proposal(encoded.0.clone());
+                let decoded = kvd_proto::log::decode_proposal(&encoded.0);
                 Some(decoded.map_err(|error| {
                     self.report(Fault::Rows(error.message.clone()));
                     io::Error::other(error.message)

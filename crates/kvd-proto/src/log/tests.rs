@@ -65,7 +65,7 @@ fn every_command() -> Vec<Command> {
 #[test]
 fn a_proposal_is_read_as_it_was_written() {
     let proposal = Proposal { clock: Revision(77), commands: every_command() };
-    assert_eq!(decode_proposal(encode_proposal(proposal.clone())).unwrap(), proposal);
+    assert_eq!(decode_proposal(&encode_proposal(proposal.clone())).unwrap(), proposal);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn the_persisted_bytes_do_not_change() {
 #[test]
 fn what_is_no_proposal_is_corruption() {
     for payload in [&b""[..], b"\x00", b"\x02", b"\x01\xff", b"\x01\x12\x00"] {
-        let error = decode_proposal(Bytes::from_static(payload)).unwrap_err();
+        let error = decode_proposal(&Bytes::from_static(payload)).unwrap_err();
         assert_eq!(error.kind, kvd_types::ErrorKind::Corruption, "{payload:?}");
     }
 }

@@ -175,6 +175,7 @@ fn boot_id() -> String {
         .unwrap_or_default()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made to be passed to map_err")]
 fn refuse(error: kvd_storage::Error) -> Error {
     Error::corruption(error.to_string())
 }
