@@ -159,7 +159,7 @@ pub struct Shutdown {
 pub struct Log {
     /// How lines look.
     pub format: LogFormat,
-    /// Which lines there are, in the words of tracing's `EnvFilter`: `info`, `warn,kvd_raft=debug`.
+    /// Which lines there are, in the words of tracing's `EnvFilter`: `warn,kvd_raft=debug`.
     pub filter: String,
 }
 
@@ -246,7 +246,7 @@ impl Default for Config {
             },
             limits: Limits { value_bytes_max: VALUE_BYTES_MAX, connections_max: 4096 },
             shutdown: Shutdown { grace_ms: 20_000 },
-            log: Log { format: LogFormat::Text, filter: "info".to_owned() },
+            log: Log { format: LogFormat::Text, filter: "info,openraft=warn".to_owned() },
         }
     }
 }

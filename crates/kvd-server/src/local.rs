@@ -108,6 +108,18 @@ pub enum Error {
         "another `kvd local` runs on {0}; stop it, or choose another directory with --data-dir and other ports with --base-port"
     )]
     Running(String),
+    /// A node's data is in use.
+    #[error(
+        "the data of node {node} is in use by another process{}; stop it, or choose another directory with --data-dir and \
+         other ports with --base-port",
+        pid.map_or_else(String::new, |pid| format!(" (process id {pid})"))
+    )]
+    InUse {
+        /// The node.
+        node: u16,
+        /// Who uses it, where known.
+        pid: Option<u32>,
+    },
     /// A port is taken.
     #[error("port {port} of node {node} can't be had: {error}; choose other ports with --base-port")]
     Port {
@@ -142,7 +154,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// `program` is what the children run. What was asked for goes to `out`, everything else to `log`.
 ///
 /// # Errors
-/// A port is taken (nothing is started then), or all children have died.
+/// A directory or port is in use (nothing is started then), or all children have died.
 pub async fn run(
     program: &Path,
     plan: &Plan,
@@ -151,6 +163,10 @@ pub async fn run(
     out: &mut (dyn Write + Send),
     log: &mut (dyn Write + Send),
 ) -> Result<(), Error> {
+    until_unused(plan, &stop, log).await?;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
     plan.check_ports()?;
     for node in &plan.nodes {
         directory.prepare(node)?;
@@ -187,6 +203,34 @@ pub async fn run(
         }
     }
 }
+
+/// Waits until the children of an earlier start, whose parent was killed, have stopped.
+async fn until_unused(
+    plan: &Plan,
+    stop: &CancellationToken,
+    log: &mut (dyn Write + Send),
+) -> Result<(), Error> {
+    for node in &plan.nodes {
+        let started = tokio::time::Instant::now();
+        let mut said = false;
+        while let Some(pid) = Directory::user(node)? {
+            if started.elapsed() > child::STOP_TIMEOUT {
+                return Err(Error::InUse { node: node.number, pid });
+            }
+            if !std::mem::replace(&mut said, true) {
+                writeln!(log, "waiting for node {} of an earlier start to stop", node.number)?;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How often it is looked whether a directory is still in use.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Deaths that may wait to be told of; those who report them wait beyond it.
 const EVENTS_MAX: usize = 64;

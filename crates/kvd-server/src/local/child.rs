@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{NodePlan, child_args, directory::open_log};
 
 /// How long a child may take to stop: its own grace (20 s) and some.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause before a dead child is started again; doubled with each death in a row up to the longest.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);

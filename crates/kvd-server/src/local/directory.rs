@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kvd_storage::identity::DirLock;
+
 use super::{Error, NODES_MAX, NodePlan};
 
 /// A local cluster's directory, locked for as long as this lives.
@@ -46,6 +48,19 @@ impl Directory {
             .rev()
             .find(|number| self.path.join(format!("node-{number}/data")).exists())
             .unwrap_or(0)
+    }
+
+    /// The process that uses a node's data, if there is one: a child of an earlier start that is still stopping, or a node
+    /// that was started by hand. The outer `Some` says that there is one, the inner its process id, where known.
+    pub(super) fn user(node: &NodePlan) -> Result<Option<Option<u32>>, Error> {
+        if !node.data_dir().exists() {
+            return Ok(None);
+        }
+        match DirLock::acquire(&node.data_dir()) {
+            Ok(_released_at_once) => Ok(None),
+            Err(kvd_storage::Error::Locked { pid, .. }) => Ok(Some(pid)),
+            Err(error) => Err(failed("use", &node.data_dir(), io::Error::other(error))),
+        }
     }
 
     /// Makes a node's directory and finds out whether its log can be written.

@@ -40,6 +40,12 @@ pub struct NodePlan {
 }
 
 impl NodePlan {
+    /// The node's data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
     /// What the node says.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {

@@ -64,7 +64,7 @@ fn every_nodes_arguments_are_a_configuration_whatever_the_environment_says() {
             let config = Config::from_args_and_env(&node.args[1..], env.clone(), read).unwrap().config;
             assert_eq!(config.listen_client, node.client);
             assert_eq!(config.advertise_client, node.client.to_string());
-            assert_eq!(config.data_dir, node.dir.join("data"));
+            assert_eq!(config.data_dir, node.data_dir());
             assert_eq!(config.cluster.initial_nodes, u32::from(nodes));
             assert_eq!(config.cluster.replication_factor, if nodes == 1 { 1 } else { 3 });
         }
@@ -117,6 +117,23 @@ fn a_directory_that_cant_be_written_is_named() {
     // Ownership means nothing to root, but a file system without files does.
     let error = Directory::lock(Path::new("/proc/kvd")).unwrap_err().to_string();
     assert!(error.contains("/proc/kvd"), "{error}");
+}
+
+#[tokio::test]
+async fn data_in_use_is_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let options = Options { nodes: Some(1), base_port: free_base_port(1), ..options(dir.path()) };
+    let plan = Plan::new(&options, dir.path(), 0).unwrap();
+    let used = kvd_storage::identity::DirLock::acquire(&plan.nodes[0].data_dir()).unwrap();
+    let (log, stop) = (Written::default(), CancellationToken::new());
+    let waited = tokio::spawn({
+        let (mut log, stop) = (log.clone(), stop.clone());
+        async move { until_unused(&plan, &stop, &mut log).await }
+    });
+    until("it says so", || log.text().contains("waiting for node 1 of an earlier start")).await;
+    assert!(!waited.is_finished());
+    drop(used);
+    tokio::time::timeout(PATIENCE, waited).await.expect("it waits on").unwrap().unwrap();
 }
 
 /// What was written so far, readable while it is being written.
