@@ -22,6 +22,7 @@
 //! | `stream`, `memory` | one replica: as of a place in the log, and as its callers see it |
 //! | `queue`, `writer` | from calls to bytes on disk |
 //! | `pool` | segment files, made ready ahead |
+//! | `options`, `report` | what a log is told, and what it tells |
 //!
 //! # What holds
 //! - `done(Ok)` means: it, and all before it of that replica, is on disk, and is there after any crash.
@@ -51,7 +52,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -62,10 +62,12 @@ use crate::disk::Disk;
 
 mod format;
 mod memory;
+mod options;
 mod pool;
 mod queue;
 mod recovery;
 mod replica;
+mod report;
 mod scan;
 mod stream;
 mod writer;
@@ -73,7 +75,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use options::{NoObserver, Observer, Options, SEGMENT_BYTES_RANGE, Writer};
 pub use replica::{ReplicaLog, ReplicaState};
+pub use report::{Damage, Error, Recovery, TornTail};
 
 use memory::{Memory, Replica};
 use pool::Pool;
@@ -83,9 +87,6 @@ use writer::{Core, Files, Start};
 
 /// Longest vote or committed position, in bytes.
 pub const STATE_BYTES_MAX: usize = 4096;
-/// The smallest and largest [`Options::segment_bytes`].
-pub const SEGMENT_BYTES_RANGE: std::ops::RangeInclusive<u64> = (32 << 10)..=(1 << 30);
-
 /// Called once with what came of it.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
@@ -107,201 +108,6 @@ pub struct EntryId {
     pub index: LogIndex,
     /// The term of the leader that made it.
     pub term: Term,
-}
-
-/// Who writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Writer {
-    /// A thread, and one more that makes segments ready.
-    #[default]
-    Thread,
-    /// The calling thread, before the call returns. For simulations, in which nothing may run by itself. Callbacks
-    /// may call the log again: what they submit is written when they have returned.
-    Inline,
-}
-
-/// Told how the log is doing. Called from the log's threads, so must be quick.
-pub trait Observer: fmt::Debug + Send + Sync {
-    /// So many records, of so many bytes, were made durable by one sync that took so long (zero with
-    /// [`Writer::Inline`]).
-    fn synced(&self, records: usize, bytes: usize, took: Duration) {
-        let _ = (records, bytes, took);
-    }
-
-    /// A file was made ready for the next segment, or could not be. On an error of kind `StorageFull` it is tried
-    /// again every second: refuse writes until it works, for the log dies when the current segment is full.
-    fn next_segment(&self, error: Option<&io::Error>) {
-        let _ = error;
-    }
-
-    /// The log is dead: stop the process. Called once, before the callbacks of what was pending.
-    fn failed(&self, error: &io::Error) {
-        let _ = error;
-    }
-}
-
-/// An observer that doesn't care.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoObserver;
-
-impl Observer for NoObserver {}
-
-/// Settings of a log.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Size of a segment, in bytes; within [`SEGMENT_BYTES_RANGE`] and a multiple of 4096. An entry can be half as long.
-    pub segment_bytes: u64,
-    /// Bytes of payload that are kept in memory for each replica once they are on disk.
-    pub cache_bytes_per_replica: usize,
-    /// Bytes that may wait for the writer; a call that finds more waits.
-    pub queue_bytes_max: usize,
-    /// Bytes that the writer takes at once; a single larger call is still taken.
-    pub batch_bytes_max: usize,
-    /// Who writes.
-    pub writer: Writer,
-    /// Who is told.
-    pub observer: Arc<dyn Observer>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            segment_bytes: 64 << 20,
-            cache_bytes_per_replica: 4 << 20,
-            queue_bytes_max: 256 << 20,
-            batch_bytes_max: 8 << 20,
-            writer: Writer::default(),
-            observer: Arc::new(NoObserver),
-        }
-    }
-}
-
-/// What was lost, where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// The file; empty if it is no longer there.
-    pub file: PathBuf,
-    /// Offset of the bad bytes in the file.
-    pub offset: u64,
-    /// What is wrong.
-    pub text: String,
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.file.as_os_str().is_empty() {
-            return f.write_str(&self.text);
-        }
-        write!(f, "{} at offset {}: {}", self.file.display(), self.offset, self.text)
-    }
-}
-
-/// Where the last write before a crash was torn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TornTail {
-    /// The file.
-    pub file: PathBuf,
-    /// Where the records that count end.
-    pub offset: u64,
-}
-
-/// What was found when the log was opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// The replicas that lost records. They are known, can't be opened, and can be removed.
-    pub damaged: BTreeMap<ReplicaId, Damage>,
-    /// Records of replicas that this log doesn't know may have been lost: it can't be said of an unknown replica that
-    /// it is new. Stays so for the life of the log.
-    pub unattributed: Option<Damage>,
-    /// The last write was torn, and cut off. It had not been acknowledged.
-    pub torn_tail: Option<TornTail>,
-    /// Segments whose header is bad in one of its two copies. The other one served.
-    pub bad_headers: Vec<PathBuf>,
-    /// Segments that were read.
-    pub segments: u64,
-    /// Records that were replayed.
-    pub records: u64,
-    /// Bytes that were read.
-    pub bytes: u64,
-}
-
-/// Why the log can't be opened, or something in it can't be had.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The disk refused.
-    #[error("{what} ({path}): {source}")]
-    Io {
-        /// What was being done.
-        what: &'static str,
-        /// To which file or directory.
-        path: PathBuf,
-        /// What the disk said.
-        source: io::Error,
-    },
-    /// A setting makes no sense.
-    #[error("log settings: {0}")]
-    Options(String),
-    /// A segment was written by a program that knows another format.
-    #[error("{file} has log format {version}, which this program doesn't know: use the one that wrote it")]
-    Version {
-        /// The segment.
-        file: PathBuf,
-        /// Its format.
-        version: u32,
-    },
-    /// The replica lost records and must not serve.
-    #[error(
-        "the log of replica {replica} is damaged: {damage}; remove it and add another replica of its group"
-    )]
-    Damaged {
-        /// The replica.
-        replica: ReplicaId,
-        /// What was lost.
-        damage: Damage,
-    },
-    /// Nobody knows whether the replica is new, for records of unknown replicas were lost.
-    #[error(
-        "replica {replica} may have lost its log: {damage}; remove it and add another replica of its group"
-    )]
-    MayBeDamaged {
-        /// The replica.
-        replica: ReplicaId,
-        /// What was lost.
-        damage: Damage,
-    },
-    /// The replica belongs to another group.
-    #[error("replica {replica} belongs to group {group}, not to group {asked}")]
-    WrongGroup {
-        /// The replica.
-        replica: ReplicaId,
-        /// Its group.
-        group: GroupId,
-        /// The group that was asked for.
-        asked: GroupId,
-    },
-    /// The replica is not new.
-    #[error("replica {0} has a log already")]
-    Exists(ReplicaId),
-    /// The replica was removed; its id is never used again.
-    #[error("replica {0} was removed from this node")]
-    Removed(ReplicaId),
-    /// An entry on disk fails a check.
-    #[error("the log of replica {replica} of group {group} is corrupt: {damage}")]
-    Corrupt {
-        /// The group.
-        group: GroupId,
-        /// The replica.
-        replica: ReplicaId,
-        /// What is bad.
-        damage: Damage,
-    },
-}
-
-impl Error {
-    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { what, path, source }
-    }
 }
 
 /// What all handles share.
@@ -337,7 +143,8 @@ struct Replicas {
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+    pool: Option<JoinHandle<()>>,
     closed: bool,
 }
 
@@ -425,7 +232,7 @@ impl Log {
             replicas: Mutex::new(replicas),
             inline,
         });
-        let mut log = Self { shared, threads: Vec::new(), closed: false };
+        let mut log = Self { shared, writer: None, pool: None, closed: false };
         if let Some(core) = threaded {
             log.spawn(core).map_err(Error::io("cannot start the log's threads", dir))?;
         }
@@ -435,13 +242,10 @@ impl Log {
     fn spawn(&mut self, core: Core) -> io::Result<()> {
         let pool = Arc::clone(&self.shared.pool);
         pool.expect_thread();
-        self.threads.push(thread::Builder::new().name("kvd-log-pool".to_owned()).spawn(move || pool.run())?);
+        self.pool = Some(thread::Builder::new().name("kvd-log-pool".to_owned()).spawn(move || pool.run())?);
         let shared = Arc::clone(&self.shared);
-        // The writer first in the list: it may still need a segment while it is being joined.
-        self.threads.insert(
-            0,
-            thread::Builder::new().name("kvd-log-writer".to_owned()).spawn(move || shared.run(core))?,
-        );
+        let writer = thread::Builder::new().name("kvd-log-writer".to_owned());
+        self.writer = Some(writer.spawn(move || shared.run(core))?);
         Ok(())
     }
 
@@ -559,12 +363,10 @@ impl Log {
                 self.shared.finish(&mut core.lock());
             }
         }
-        let mut threads = self.threads.drain(..);
-        let mut panicked = threads.next().is_some_and(|writer| writer.join().is_err());
+        // The writer first: it may still need a segment.
+        let mut panicked = self.writer.take().is_some_and(|writer| writer.join().is_err());
         self.shared.pool.stop();
-        for thread in threads {
-            panicked |= thread.join().is_err();
-        }
+        panicked |= self.pool.take().is_some_and(|pool| pool.join().is_err());
         if panicked {
             return Err(io::Error::other("a thread of the log panicked"));
         }

@@ -293,11 +293,14 @@ impl RecordHeader {
         Some(header)
     }
 
-    /// Whether some bytes that are no sound record look as if one had been written there: their segment or their
-    /// write is the expected one. A single flipped bit leaves at least one of them.
+    /// Whether some bytes that are no sound record look as if that one had been written there: their segment and write
+    /// are the expected ones, but for one flipped bit at most. (Old bytes of a file that is used again can hold
+    /// anything, but hardly both numbers.)
     pub(super) fn resembles(bytes: &[u8], segment: u64, write: u64) -> bool {
-        bytes.get(16..24).is_some_and(|field| field == segment.to_le_bytes())
-            || bytes.get(24..32).is_some_and(|field| field == write.to_le_bytes())
+        let Some(mut fields) = bytes.get(16..32) else { return false };
+        let flipped =
+            (fields.get_u64_le() ^ segment).count_ones() + (fields.get_u64_le() ^ write).count_ones();
+        flipped <= 1
     }
 }
 

@@ -151,7 +151,7 @@ impl Memory {
         let mut bytes = 0_usize;
         let first_cached = self.slots.len().saturating_sub(self.tail.len());
         let Some(start) = self.position(from) else { return wanted };
-        for (at, slot) in self.slots.iter().enumerate().skip(start) {
+        for (at, slot) in (start..).zip(self.slots.range(start..)) {
             let index = LogIndex(self.first + at as u64);
             bytes = bytes.saturating_add(usize::try_from(slot.payload_bytes).unwrap_or(usize::MAX));
             if index >= to || (bytes > max_bytes && !wanted.is_empty()) {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Condvar;
@@ -137,6 +137,14 @@ impl Gate {
     }
 }
 
+struct OpenOnDrop<'a>(&'a Gate);
+
+impl Drop for OpenOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 #[derive(Debug)]
 struct GatedFile {
     file: Box<dyn File>,
@@ -216,13 +224,14 @@ fn a_stuck_disk_fills_the_queue_up_to_its_bound_and_stops_nobody_from_reading() 
                 submitted.fetch_add(1, Ordering::Release);
             }
         });
+        // Whatever fails below, the other thread must come to its end.
+        let _open = OpenOnDrop(&gate);
         wait_until("a full queue", || submitted.load(Ordering::Acquire) == 9);
         assert_eq!(log.queued_bytes(), 9 * 1072);
         assert_eq!(replica.read(LogIndex(0)..LogIndex(9), usize::MAX).unwrap().len(), 9);
         // The tenth would be beyond the bound, and nothing has been answered.
         assert!(answers.try_recv().is_err());
         assert!(submitted.load(Ordering::Acquire) == 9 && log.queued_bytes() < BOUND);
-        gate.set(false);
     });
     for _ in 0..30 {
         answers.recv_timeout(DEADLINE).unwrap().unwrap();
