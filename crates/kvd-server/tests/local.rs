@@ -1,5 +1,7 @@
 //! `kvd local` with the real binary: ready, written to, stopped, started again, and killed.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of a test fail it")]
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
