@@ -75,7 +75,7 @@ impl Client {
         Get::new(self.clone(), Key::new(key.into_bytes()))
     }
 
-    /// Reads many keys. Each is read linearizably; those of one shard at one moment (1024 of them at a time), those of
+    /// Reads many keys. Each is read linearizably; those of one shard at one moment (512 of them at a time, fewer if they are large), those of
     /// different shards not.
     pub fn batch_get<K: IntoBytes>(&self, keys: impl IntoIterator<Item = K>) -> BatchGet {
         BatchGet::new(self.clone(), keys.into_iter().map(|key| Key::new(key.into_bytes())).collect())

@@ -5,9 +5,9 @@ use std::{future::IntoFuture, time::Duration};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use kvd_types::{
-    Condition, Key, Outcome, Record, Result, Revision, ShardId, WriteOp,
-    limits::BATCH_KEYS_MAX,
-    operation::{Request, Response},
+    Condition, Error, ErrorKind, Key, Outcome, Record, Result, Revision, ShardId, WriteOp,
+    limits::{BATCH_KEYS_MAX, KEY_BYTES_MAX, REQUEST_BYTES_MAX, VALUE_BYTES_MAX},
+    operation::{Reply, Request, Response},
 };
 
 use crate::{
@@ -17,6 +17,11 @@ use crate::{
 
 /// Parts of a batch-get that are under way at a time.
 const BATCH_PARTS_IN_FLIGHT: usize = 64;
+
+/// Most keys in one part of a batch-get: even the longest ones stay well within a request.
+const PART_KEYS_MAX: usize = REQUEST_BYTES_MAX / 2 / KEY_BYTES_MAX;
+
+const _: () = assert!(PART_KEYS_MAX <= BATCH_KEYS_MAX && PART_KEYS_MAX > 0);
 
 /// What can be a key or a value.
 pub trait IntoBytes {
@@ -199,16 +204,27 @@ impl BatchGet {
         self
     }
 
+    /// Reads keys of one shard: at once, or in halves where the answer is larger than a message.
     async fn part(client: &Client, patience: Duration, keys: Vec<Key>) -> Result<Vec<Option<Record>>> {
-        let Some(first) = keys.first().cloned() else { return Ok(Vec::new()) };
-        let asked = keys.len();
-        let mut attempts = Attempts::new(client.core(), patience);
-        match attempts.read(&first, &Request::BatchGet(keys)).await?.response {
-            Response::GotBatch(found) if found.len() == asked => {
-                Ok(found.into_iter().map(|found| found.map(|(_, record)| record)).collect())
+        let mut records = Vec::with_capacity(keys.len());
+        let mut waiting = vec![keys];
+        while let Some(mut keys) = waiting.pop() {
+            let Some(first) = keys.first().cloned() else { continue };
+            let mut attempts = Attempts::new(client.core(), patience);
+            match attempts.read(&first, &Request::BatchGet(keys.clone())).await {
+                Ok(Reply { response: Response::GotBatch(found), .. }) if found.len() == keys.len() => {
+                    records.extend(found.into_iter().map(|found| found.map(|(_, record)| record)));
+                }
+                Ok(reply) => return Err(unexpected(&reply.response)),
+                // The keys are right: what is wrong is the size of the answer.
+                Err(error) if error.kind == ErrorKind::InvalidArgument && keys.len() > 1 => {
+                    let rest = keys.split_off(keys.len() / 2);
+                    waiting.extend([rest, keys]);
+                }
+                Err(error) => return Err(error),
             }
-            other => Err(unexpected(&other)),
         }
+        Ok(records)
     }
 }
 
@@ -243,7 +259,7 @@ impl IntoFuture for BatchGet {
     }
 }
 
-/// The keys by shard and in parts of at most [`BATCH_KEYS_MAX`], each with its place among them all.
+/// The keys by shard and in parts of at most [`PART_KEYS_MAX`], each with its place among them all.
 fn parts(keys: &[Key], shard_of: impl Fn(&Key) -> ShardId) -> Vec<(Vec<usize>, Vec<Key>)> {
     let mut placed: Vec<_> =
         keys.iter().enumerate().map(|(place, key)| (shard_of(key), place, key)).collect();
@@ -251,7 +267,7 @@ fn parts(keys: &[Key], shard_of: impl Fn(&Key) -> ShardId) -> Vec<(Vec<usize>, V
     placed.sort_by_key(|&(shard, ..)| shard);
     let mut parts = Vec::new();
     for of_shard in placed.chunk_by(|one, other| one.0 == other.0) {
-        for part in of_shard.chunks(BATCH_KEYS_MAX) {
+        for part in of_shard.chunks(PART_KEYS_MAX) {
             parts.push(part.iter().map(|&(_, place, key)| (place, key.clone())).unzip());
         }
     }
@@ -274,6 +290,13 @@ impl Draft {
     }
 
     async fn put(self, value: Bytes) -> Result<Conditional<PutResult>> {
+        // Sent, it could break the stream, and with it whatever else is in flight.
+        if value.len() > VALUE_BYTES_MAX {
+            let bytes = value.len();
+            return Err(Error::invalid(format!(
+                "the value has {bytes} bytes; a value has at most {VALUE_BYTES_MAX} bytes"
+            )));
+        }
         let (condition, want_previous) = (self.condition, self.want_previous);
         let op = WriteOp::Put { key: self.key?, value, condition, want_previous };
         match write(&self.client, self.deadline, op).await? {
@@ -308,9 +331,9 @@ async fn write(client: &Client, deadline: Option<Duration>, op: WriteOp) -> Resu
 
 /// Without a condition: what came of the write.
 fn unconditional<T>(result: Conditional<T>) -> Result<T> {
-    result.done().ok_or_else(|| {
-        kvd_types::Error::internal("the server says that a condition failed where there was none")
-    })
+    result
+        .done()
+        .ok_or_else(|| Error::internal("the server says that a condition failed where there was none"))
 }
 
 /// A put. Gives a [`PutResult`].

@@ -51,6 +51,7 @@ async fn a_wrong_call_fails_without_being_sent() {
     for error in [
         client.get("").await.unwrap_err(),
         client.put(vec![0; 5000], "").await.unwrap_err(),
+        client.put("a", vec![0; 9 << 20]).await.unwrap_err(),
         client.batch_get(["a", ""]).await.unwrap_err(),
         client.get("a").deadline(std::time::Duration::from_secs(3600)).await.unwrap_err(),
     ] {
@@ -73,6 +74,17 @@ async fn a_batch_is_split_by_shard_and_merged_back() {
         assert_eq!(record.map(|record| record.value.to_vec()), expected, "{key}");
     }
     assert_eq!(client.batch_get(Vec::<String>::new()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_batch_whose_answer_is_too_large_is_read_in_halves() {
+    let (fake, client) = cluster(1, 2).await;
+    fake.world.lock().batch_keys_max = 3;
+    let keys: Vec<String> = (0..20).map(|number| format!("key-{number}")).collect();
+    try_join_all(keys.iter().map(|key| client.put(key, key).into_future())).await.unwrap();
+    let found = client.batch_get(&keys).await.unwrap();
+    let values: Vec<_> = found.into_iter().map(|record| record.unwrap().value).collect();
+    assert_eq!(values, keys);
 }
 
 #[tokio::test]

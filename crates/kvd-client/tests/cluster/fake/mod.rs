@@ -58,6 +58,8 @@ pub(crate) struct World {
     pub(crate) leaders: BTreeMap<ShardId, usize>,
     pub(crate) epoch: u64,
     pub(crate) reports_ring: bool,
+    /// Keys whose values fit an answer.
+    pub(crate) batch_keys_max: usize,
     /// Nodes that answer nothing.
     pub(crate) silent: Vec<usize>,
     /// Nodes that send those who ask for what they don't lead to its leader.
@@ -101,6 +103,7 @@ impl Fake {
             leaders: ring.shards().iter().enumerate().map(|(index, &shard)| (shard, index % nodes)).collect(),
             epoch: 1,
             reports_ring: true,
+            batch_keys_max: usize::MAX,
             silent: Vec::new(),
             redirects: false,
             faults: VecDeque::new(),
@@ -251,6 +254,9 @@ impl World {
     fn response(&mut self, shard: ShardId, request: Request) -> Result<Response, Error> {
         Ok(match request {
             Request::Get(key) => Response::Got(self.row(shard, key)),
+            Request::BatchGet(keys) if keys.len() > self.batch_keys_max => {
+                return Err(Error::invalid("the answer is too large"));
+            }
             Request::BatchGet(keys) => {
                 for key in &keys {
                     assert_eq!(self.ring.shard_of(key), shard, "a batch of two shards");
