@@ -1,2 +1,59 @@
-//! Placeholder.
-fn main() {}
+//! A load generator for kvd: `kvd-bench`.
+//!
+//! # What is here
+//! - [`cli`]: the verbs and flags.
+//! - [`load`]: `run`, a closed loop of many clients: each begins its next request when the last one is answered.
+//! - [`gap`]: `gap`, writes without pause, and how long none was acknowledged while a leader was killed by hand.
+//! - [`report`]: the figures as a table or JSON.
+//!
+//! # What the figures mean
+//! A request's time is that from the call of the client library to its result, retries and waiting in the library
+//! included. A closed loop hides what an open one would show: while the cluster stalls, no new requests are begun, so
+//! that a stall counts once per client and not once per request that could have been made. Read the highest percentiles
+//! and the gaps with that in mind. Failed requests are counted and are no part of the times.
+//!
+//! # What is deliberately absent
+//! No limits are set to pass or fail: the figures are for people and for scripts that compare.
+
+mod cli;
+mod gap;
+mod load;
+mod report;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If standard error is closed too, nobody is left to be told.
+            drop(writeln!(io::stderr(), "kvd-bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let cli = cli::Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut out = io::stdout().lock();
+    runtime.block_on(async {
+        match cli.verb {
+            cli::Verb::Run(arguments) => {
+                let report = load::run(&arguments).await?;
+                report::load(&mut out, arguments.common.output, &report)?;
+            }
+            cli::Verb::Gap(arguments) => {
+                let report = gap::run(&arguments).await?;
+                report::gaps(&mut out, arguments.common.output, &report)?;
+            }
+        }
+        out.flush()?;
+        Ok(())
+    })
+}

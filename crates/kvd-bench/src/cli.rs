@@ -1,0 +1,121 @@
+//! The verbs and flags.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kvd_client::{Client, Config};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "kvd-bench", version, about = "A load generator for kvd")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make requests from many clients at once, and say how many were answered and how fast
+    Run(Run),
+    /// Write without pause, and say how long no write was acknowledged
+    Gap(Gap),
+}
+
+/// Flags of both verbs.
+#[derive(Args, Debug)]
+pub(crate) struct Common {
+    /// Addresses of one or more nodes, separated by commas
+    #[arg(long, default_value = "127.0.0.1:7400", value_name = "HOST:PORT,...")]
+    pub(crate) endpoints: String,
+    /// Clients that make requests at the same time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) clients: u32,
+    /// Connections, each with its own sessions, that the clients share
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) connections: u32,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 128)]
+    pub(crate) value_bytes: usize,
+    /// How long each request is tried, in milliseconds
+    #[arg(long, default_value_t = 5000)]
+    pub(crate) timeout_ms: u64,
+    /// How the figures look
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+impl Common {
+    /// The connections.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Vec<Client>> {
+        let mut clients = Vec::new();
+        for _ in 0..self.connections {
+            let config =
+                Config::from(self.endpoints.as_str()).deadline(Duration::from_millis(self.timeout_ms));
+            clients.push(Client::connect(config).await?);
+        }
+        Ok(clients)
+    }
+}
+
+/// `run`.
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// What the clients ask for
+    #[arg(long, value_enum, default_value_t = Workload::Put)]
+    pub(crate) workload: Workload,
+    /// Keys, drawn evenly
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keys: u64,
+    /// Write each key once before a workload that reads, outside the figures
+    #[arg(long)]
+    pub(crate) fill: bool,
+    /// Seconds to run for
+    #[arg(long, default_value_t = 10, conflicts_with = "operations")]
+    pub(crate) duration: u64,
+    /// Requests to make in place of a duration
+    #[arg(long)]
+    pub(crate) operations: Option<u64>,
+}
+
+/// `gap`.
+#[derive(Args, Debug)]
+pub(crate) struct Gap {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Seconds to run for
+    #[arg(long, default_value_t = 30)]
+    pub(crate) duration: u64,
+}
+
+/// What the clients ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// Puts
+    Put,
+    /// Gets
+    Get,
+    /// Half puts, half gets
+    Mixed,
+}
+
+/// How the figures look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,199 @@
+//! `run`: a closed loop of many clients.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use hdrhistogram::Histogram;
+use kvd_client::{Client, Result};
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+
+use crate::cli::{Run, Workload};
+
+/// The longest time that is told apart, in microseconds. Longer ones count as this.
+const TIME_MICROS_MAX: u64 = 120_000_000;
+/// Writes under way while the keys are filled in.
+const FILL_IN_FLIGHT: usize = 1024;
+
+/// The figures of a run.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) workload: Workload,
+    pub(crate) clients: u32,
+    pub(crate) value_bytes: usize,
+    pub(crate) elapsed: Duration,
+    pub(crate) puts: Times,
+    pub(crate) gets: Times,
+    /// How many requests failed, by message.
+    pub(crate) errors: BTreeMap<String, u64>,
+}
+
+/// The times of the requests of one kind that were answered, in microseconds.
+#[derive(Debug)]
+pub(crate) struct Times(pub(crate) Histogram<u64>);
+
+impl Times {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self(Histogram::new_with_max(TIME_MICROS_MAX, 3)?))
+    }
+
+    fn add(&mut self, time: Duration) {
+        self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(TIME_MICROS_MAX));
+    }
+}
+
+/// What one client counted.
+struct Counts {
+    puts: Times,
+    gets: Times,
+    errors: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { puts: Times::new()?, gets: Times::new()?, errors: BTreeMap::new() })
+    }
+
+    fn merge(&mut self, other: Self) -> anyhow::Result<()> {
+        self.puts.0.add(other.puts.0)?;
+        self.gets.0.add(other.gets.0)?;
+        for (error, count) in other.errors {
+            *self.errors.entry(error).or_default() += count;
+        }
+        Ok(())
+    }
+}
+
+/// When the clients stop.
+#[derive(Clone)]
+enum Until {
+    Time(Instant),
+    /// How many requests may still be begun.
+    Left(Arc<AtomicU64>),
+}
+
+impl Until {
+    /// Whether one more request may be begun.
+    fn more(&self) -> bool {
+        match self {
+            Self::Time(end) => Instant::now() < *end,
+            Self::Left(left) => {
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            }
+        }
+    }
+}
+
+/// Makes the requests.
+pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
+    let connections = arguments.common.connect().await?;
+    if arguments.fill
+        && let Some(client) = connections.first()
+    {
+        fill(client, arguments).await.context("the keys could not be written before the run")?;
+    }
+    let started = Instant::now();
+    let until = match arguments.operations {
+        Some(operations) => Until::Left(Arc::new(AtomicU64::new(operations))),
+        None => Until::Time(started + Duration::from_secs(arguments.duration)),
+    };
+    let mut tasks = Vec::new();
+    for (number, client) in (0..arguments.common.clients).zip(connections.iter().cycle()) {
+        let one = One {
+            client: client.clone(),
+            workload: arguments.workload,
+            keys: arguments.keys,
+            value: value(arguments.common.value_bytes, number.into()),
+            random: SmallRng::seed_from_u64(number.into()),
+            until: until.clone(),
+        };
+        tasks.push(tokio::spawn(one.run()));
+    }
+    let mut counts = Counts::new()?;
+    for task in tasks {
+        counts.merge(task.await??)?;
+    }
+    let elapsed = started.elapsed();
+    for client in connections {
+        client.close().await;
+    }
+    Ok(Report {
+        workload: arguments.workload,
+        clients: arguments.common.clients,
+        value_bytes: arguments.common.value_bytes,
+        elapsed,
+        puts: counts.puts,
+        gets: counts.gets,
+        errors: counts.errors,
+    })
+}
+
+async fn fill(client: &Client, arguments: &Run) -> Result<()> {
+    let value = value(arguments.common.value_bytes, 0);
+    stream::iter(0..arguments.keys)
+        .map(|number| client.put(key(number), &value).into_future())
+        .buffer_unordered(FILL_IN_FLIGHT)
+        .try_for_each(|_| async { Ok(()) })
+        .await
+}
+
+fn key(number: u64) -> String {
+    format!("bench-{number:012}")
+}
+
+/// Bytes that don't compress, the same in each run.
+pub(crate) fn value(bytes: usize, seed: u64) -> Bytes {
+    let mut value = vec![0; bytes];
+    SmallRng::seed_from_u64(seed).fill(&mut value[..]);
+    value.into()
+}
+
+/// One client.
+struct One {
+    client: Client,
+    workload: Workload,
+    keys: u64,
+    value: Bytes,
+    random: SmallRng,
+    until: Until,
+}
+
+impl One {
+    async fn run(mut self) -> anyhow::Result<Counts> {
+        let mut counts = Counts::new()?;
+        while self.until.more() {
+            let key = key(self.random.random_range(0..self.keys));
+            let puts = match self.workload {
+                Workload::Put => true,
+                Workload::Get => false,
+                Workload::Mixed => self.random.random_bool(0.5),
+            };
+            let began = Instant::now();
+            let result = if puts {
+                self.client.put(key, &self.value).await.map(drop)
+            } else {
+                self.client.get(key).await.map(drop)
+            };
+            match result {
+                Ok(()) if puts => counts.puts.add(began.elapsed()),
+                Ok(()) => counts.gets.add(began.elapsed()),
+                Err(error) => *counts.errors.entry(kind(&error)).or_default() += 1,
+            }
+        }
+        Ok(counts)
+    }
+}
+
+/// The kind of an error: messages have times and keys in them, and would each count alone.
+pub(crate) fn kind(error: &kvd_client::Error) -> String {
+    let kind = format!("{:?}", error.kind);
+    kind.split(['(', ' ']).next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,191 @@
+//! The figures, as a table or JSON.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use crate::{
+    cli::{Format, Workload},
+    gap::{self, Track},
+    load::{self, Times},
+};
+
+/// The figures of requests of one kind. Times are in milliseconds.
+#[derive(Serialize)]
+struct Figures {
+    operations: u64,
+    operations_per_second: f64,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    p999_ms: f64,
+    max_ms: f64,
+}
+
+#[derive(Serialize)]
+struct LoadJson<'a> {
+    workload: &'static str,
+    clients: u32,
+    value_bytes: usize,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    put: Option<Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    get: Option<Figures>,
+    errors: &'a BTreeMap<String, u64>,
+}
+
+#[derive(Serialize)]
+struct GapJson<'a> {
+    seconds: f64,
+    overall: TrackJson,
+    shards: BTreeMap<u32, TrackJson>,
+    errors: &'a BTreeMap<String, u64>,
+}
+
+#[derive(Serialize)]
+struct TrackJson {
+    writes: u64,
+    longest_gap_ms: f64,
+    longest_gap_began_s: f64,
+}
+
+impl Figures {
+    fn new(times: &Times, elapsed: Duration) -> Option<Self> {
+        let operations = times.0.len();
+        if operations == 0 {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
+        let (ms, rate) = (|micros: u64| micros as f64 / 1000.0, operations as f64 / elapsed.as_secs_f64());
+        Some(Self {
+            operations,
+            operations_per_second: rate,
+            p50_ms: ms(times.0.value_at_quantile(0.5)),
+            p90_ms: ms(times.0.value_at_quantile(0.9)),
+            p99_ms: ms(times.0.value_at_quantile(0.99)),
+            p999_ms: ms(times.0.value_at_quantile(0.999)),
+            max_ms: ms(times.0.max()),
+        })
+    }
+}
+
+/// The figures of a run.
+pub(crate) fn load(out: &mut impl Write, format: Format, report: &load::Report) -> io::Result<()> {
+    let json = LoadJson {
+        workload: match report.workload {
+            Workload::Put => "put",
+            Workload::Get => "get",
+            Workload::Mixed => "mixed",
+        },
+        clients: report.clients,
+        value_bytes: report.value_bytes,
+        seconds: report.elapsed.as_secs_f64(),
+        put: Figures::new(&report.puts, report.elapsed),
+        get: Figures::new(&report.gets, report.elapsed),
+        errors: &report.errors,
+    };
+    if format == Format::Json {
+        return write_json(out, &json);
+    }
+    writeln!(out, "{} clients, values of {} bytes, {:.1} s\n", json.clients, json.value_bytes, json.seconds)?;
+    let columns = ["op", "count", "ops/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"];
+    row(out, &columns.map(str::to_owned))?;
+    for (name, figures) in [("put", &json.put), ("get", &json.get)] {
+        let Some(it) = figures else { continue };
+        let times = [it.p50_ms, it.p90_ms, it.p99_ms, it.p999_ms, it.max_ms].map(|ms| format!("{ms:.2}"));
+        let counts = [name.to_owned(), it.operations.to_string(), format!("{:.0}", it.operations_per_second)];
+        row(out, &[&counts[..], &times].concat())?;
+    }
+    errors(out, json.errors)
+}
+
+/// The figures of a gap run.
+pub(crate) fn gaps(out: &mut impl Write, format: Format, report: &gap::Report) -> io::Result<()> {
+    let track = |track: &Track| TrackJson {
+        writes: track.writes,
+        longest_gap_ms: track.longest.as_secs_f64() * 1000.0,
+        longest_gap_began_s: track.longest_began.as_secs_f64(),
+    };
+    let json = GapJson {
+        seconds: report.elapsed.as_secs_f64(),
+        overall: track(&report.overall),
+        shards: report.shards.iter().map(|(shard, it)| (shard.get(), track(it))).collect(),
+        errors: &report.errors,
+    };
+    if format == Format::Json {
+        return write_json(out, &json);
+    }
+    row(out, &["shard", "writes", "gap ms", "began s"].map(str::to_owned))?;
+    let mut line = |name: String, track: &TrackJson| {
+        let gap = format!("{:.1}", track.longest_gap_ms);
+        row(out, &[name, track.writes.to_string(), gap, format!("{:.2}", track.longest_gap_began_s)])
+    };
+    for (shard, track) in &json.shards {
+        line(shard.to_string(), track)?;
+    }
+    line("all".to_owned(), &json.overall)?;
+    errors(out, json.errors)
+}
+
+fn errors(out: &mut impl Write, errors: &BTreeMap<String, u64>) -> io::Result<()> {
+    if errors.is_empty() {
+        return writeln!(out, "\nno errors");
+    }
+    writeln!(out, "\nerrors:")?;
+    errors.iter().try_for_each(|(error, count)| writeln!(out, "{count:>10}  {error}"))
+}
+
+fn row(out: &mut impl Write, cells: &[String]) -> io::Result<()> {
+    let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>10}")).collect();
+    writeln!(out, "{}", cells.join(" "))
+}
+
+fn write_json(out: &mut impl Write, json: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, json).map_err(io::Error::from)?;
+    writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run() {
+        let mut puts = Times::new().unwrap();
+        for micros in [1000, 2000, 3000, 4000] {
+            puts.0.record(micros).unwrap();
+        }
+        let report = load::Report {
+            workload: Workload::Put,
+            clients: 2,
+            value_bytes: 128,
+            elapsed: Duration::from_secs(2),
+            puts,
+            gets: Times::new().unwrap(),
+            errors: [("Unavailable".to_owned(), 3)].into(),
+        };
+        let mut table = Vec::new();
+        load(&mut table, Format::Table, &report).unwrap();
+        assert_eq!(
+            String::from_utf8(table).unwrap(),
+            "\
+2 clients, values of 128 bytes, 2.0 s
+
+        op      count      ops/s     p50 ms     p90 ms     p99 ms   p99.9 ms     max ms
+       put          4          2       2.00       4.00       4.00       4.00       4.00
+
+errors:
+         3  Unavailable
+"
+        );
+        let mut json = Vec::new();
+        load(&mut json, Format::Json, &report).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!((&json["put"]["operations"], &json["get"]), (&4.into(), &serde_json::Value::Null));
+    }
+}
