@@ -209,3 +209,58 @@ impl Memory {
 fn slot_bytes(slot: &Slot) -> u64 {
     format::total_bytes(u64::from(slot.payload_bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64) -> Entry {
+        Entry { index: LogIndex(index), term: Term(1), payload: Bytes::from(vec![7; 100]) }
+    }
+
+    fn id(index: u64) -> EntryId {
+        EntryId { index: LogIndex(index), term: Term(1) }
+    }
+
+    const THERE: Location = Location { segment: 1, offset: 8192 };
+
+    /// Which of the entries from 0 on are in memory, and which on disk.
+    fn whereabouts(memory: &Memory) -> Vec<(bool, bool)> {
+        let wanted = memory.wanted(LogIndex(0), LogIndex(u64::MAX), usize::MAX);
+        wanted.iter().map(|wanted| (wanted.payload.is_some(), wanted.slot.location.is_some())).collect()
+    }
+
+    #[test]
+    fn only_entries_that_are_on_disk_are_evicted() {
+        let mut memory = Memory::default();
+        for index in 0..3 {
+            memory.append(&entry(index), index + 1, 100);
+        }
+        memory.written(LogIndex(0), 1, THERE, 0);
+        assert_eq!(whereabouts(&memory), [(false, true), (true, false), (true, false)]);
+        // The first of those in memory isn't on disk, so none is evicted.
+        memory.written(LogIndex(2), 3, THERE, 0);
+        assert_eq!(whereabouts(&memory), [(false, true), (true, false), (true, true)]);
+        memory.written(LogIndex(1), 2, THERE, 100);
+        assert_eq!(whereabouts(&memory), [(false, true), (false, true), (true, true)]);
+        assert_eq!(memory.cached_bytes(), 100);
+    }
+
+    #[test]
+    fn an_entry_that_was_replaced_before_it_was_written_leaves_no_trace() {
+        let mut memory = Memory::default();
+        memory.append(&entry(0), 1, 100);
+        memory.append(&entry(1), 2, 100);
+        memory.truncate(Some(id(0)));
+        memory.append(&entry(1), 4, 100);
+        memory.written(LogIndex(1), 2, THERE, 1000);
+        assert_eq!(whereabouts(&memory), [(true, false), (true, false)]);
+        assert!(memory.holds(LogIndex(1), 4) && !memory.holds(LogIndex(1), 2));
+        memory.written(LogIndex(1), 4, THERE, 1000);
+        assert_eq!(whereabouts(&memory), [(true, false), (true, true)]);
+        // Nor does one that was dropped.
+        memory.purge(id(5));
+        memory.written(LogIndex(0), 1, THERE, 1000);
+        assert_eq!((memory.entries(), memory.cached_bytes(), memory.retained_bytes()), (0, 0, 0));
+    }
+}

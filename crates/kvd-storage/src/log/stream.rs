@@ -175,3 +175,69 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kvd_types::{ReplicaId, Term};
+
+    use super::*;
+
+    fn id(index: u64) -> EntryId {
+        EntryId { index: LogIndex(index), term: Term(1) }
+    }
+
+    fn apply(stream: &mut Stream, kind: Kind, segment: u64, id: Option<EntryId>) {
+        let header = RecordHeader {
+            kind,
+            ends_write: true,
+            payload_bytes: 0,
+            payload_crc: 0,
+            segment,
+            write: 1,
+            unsynced: 0,
+            group: GroupId(1),
+            replica: ReplicaId(1),
+            number: stream.number + 1,
+            id,
+        };
+        stream.apply(&header, &Bytes::new());
+    }
+
+    /// Entries 0 to 9 in segment 1, 10 to 19 in segment 2.
+    fn stream() -> Stream {
+        let mut stream = Stream::new(GroupId(1));
+        for index in 0..20 {
+            apply(&mut stream, Kind::Entry, 1 + index / 10, Some(id(index)));
+        }
+        stream
+    }
+
+    #[test]
+    fn a_segment_is_needed_until_its_live_entries_are_purged() {
+        let mut stream = stream();
+        assert_eq!(stream.oldest_segment(), Some(1));
+        apply(&mut stream, Kind::Purge, 2, Some(id(8)));
+        assert_eq!(stream.oldest_segment(), Some(1));
+        apply(&mut stream, Kind::Purge, 2, Some(id(9)));
+        assert_eq!(stream.oldest_segment(), Some(2));
+        apply(&mut stream, Kind::Purge, 2, Some(id(99)));
+        assert_eq!((stream.oldest_segment(), stream.marks.next_index()), (None, Some(LogIndex(100))));
+    }
+
+    #[test]
+    fn truncated_entries_need_no_segment() {
+        let mut stream = stream();
+        apply(&mut stream, Kind::Truncate, 2, Some(id(3)));
+        apply(&mut stream, Kind::Entry, 2, Some(id(4)));
+        apply(&mut stream, Kind::Purge, 2, Some(id(3)));
+        assert_eq!(stream.oldest_segment(), Some(2));
+        apply(&mut stream, Kind::Truncate, 2, None);
+        assert_eq!(
+            (stream.oldest_segment(), stream.marks.last),
+            (None, Some(id(3))),
+            "what is purged stays so"
+        );
+        apply(&mut stream, Kind::Truncate, 2, Some(id(50)));
+        assert_eq!(stream.marks.last, Some(id(3)));
+    }
+}

@@ -335,3 +335,44 @@ fn records_of_an_earlier_use_of_a_file_never_pass() {
         assert!(recovered.report.damaged.is_empty());
     }
 }
+
+#[test]
+fn a_torn_beginning_of_the_next_segment_changes_nothing() {
+    // Half of the last write is bad. It is cut off, and a new segment begun; of that, the power cut keeps the records
+    // and loses the header. They must not be taken for a proof that the write was synced as a whole.
+    let disk = crashed_log();
+    let at = records(&disk, 1).iter().filter(|(_, header)| header.kind == Kind::Vote).nth(6).unwrap().0;
+    disk.flip(&segment(1), at, 1).unwrap();
+    for round in 2..5 {
+        drop(Log::open(Arc::new(disk.clone()), Path::new(DIR), small()).unwrap());
+        assert_eq!(records(&disk, round).iter().filter(|(_, header)| header.kind == Kind::State).count(), 1);
+        let torn = disk.crash(Crash::Killed);
+        // What closing has written is not there either.
+        let head = torn.open(&segment(round)).unwrap();
+        head.write_all_at(&vec![0; usize::try_from(RECORDS_START).unwrap()], 0).unwrap();
+        let (close, _) = records(&torn, round).pop().unwrap();
+        head.write_all_at(&[0; RECORD_HEADER_BYTES], close).unwrap();
+        let recovered = recover(&torn);
+        assert!(recovered.report.damaged.is_empty() && recovered.report.unattributed.is_none());
+        assert_eq!(vote_of(&recovered), Some(&b"5"[..]));
+        // Nor is the segment's number used again, for its records would pass.
+        assert_eq!(recovered.next_sequence, round + 1);
+    }
+}
+
+#[test]
+fn a_synced_segment_that_lost_its_header_is_not_taken_for_a_torn_one() {
+    let disk = sim_disk(1);
+    let (log, _) = open(&disk).unwrap();
+    vote(&log.create(GroupId(1), ReplicaId(1)).unwrap(), "a").unwrap();
+    log.close().unwrap();
+    let (log, _) = open(&disk).unwrap();
+    let replica = log.replica(GroupId(1), ReplicaId(1)).unwrap();
+    vote(&replica, "b").unwrap();
+    vote(&replica, "c").unwrap();
+    let disk = disk.crash(Crash::Synced);
+    disk.flip(&segment(2), 40, 0).unwrap();
+    disk.flip(&segment(2), 40 + format::HEADER_COPY_BYTES as u64, 0).unwrap();
+    let report = recover(&disk).report;
+    assert!(report.damaged.contains_key(&ReplicaId(1)) && report.unattributed.is_some(), "{report:?}");
+}
