@@ -97,8 +97,8 @@ pub struct Parts {
     pub timing: Timing,
     /// When its rows go to the engine.
     pub drain: DrainOptions,
-    /// Told of each batch of applied entries.
-    pub on_applied: Option<OnApplied>,
+    /// Told of each applied entry.
+    pub on_applied: OnApplied,
 }
 
 /// Why a replica can't be opened.
@@ -454,7 +454,7 @@ fn open_state(
     log: &ReplicaLog,
     table: Arc<Table>,
     checkpoints: CheckpointStore,
-    on_applied: Option<OnApplied>,
+    on_applied: OnApplied,
     rebuild: bool,
 ) -> Result<ReplicaState, OpenError> {
     let purged = log.state().purged;

@@ -23,7 +23,10 @@ use kvd_storage::{
 use kvd_types::{Error, GroupId, LogIndex, Outcome, ReplicaId, Result, Term};
 use openraft::EntryPayload;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -74,11 +77,12 @@ pub(crate) struct ReplicaState {
     /// Counts drains, so that an applier at the bound can wait for one.
     drains: watch::Sender<u64>,
     fault: watch::Sender<Option<Fault>>,
-    on_applied: Option<OnApplied>,
+    on_applied: OnApplied,
 }
 
-/// Told the machine after each batch of entries; the meta group publishes its state so.
-pub type OnApplied = Box<dyn Fn(&Machine) + Send + Sync>;
+/// Told the machine, and how long it took, after each applied entry, and after an install. Called under the applier's
+/// lock, so it must be quick.
+pub type OnApplied = Arc<dyn Fn(&Machine, Duration) + Send + Sync>;
 
 /// The machine and its place in the log.
 struct Applier {
@@ -94,13 +98,11 @@ impl ReplicaState {
         replica: ReplicaId,
         table: Arc<Table>,
         checkpoints: CheckpointStore,
-        on_applied: Option<OnApplied>,
+        on_applied: OnApplied,
     ) -> Result<Self> {
         let machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
         let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
-        if let Some(on_applied) = &on_applied {
-            on_applied(&machine);
-        }
+        on_applied(&machine, Duration::ZERO);
         Ok(Self {
             group,
             replica,
@@ -158,6 +160,7 @@ impl ReplicaState {
 
     /// Applies one entry. An error stops the replica.
     pub(crate) fn apply(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
+        let started = Instant::now();
         let id = entry.log_id;
         let position = Position { index: LogIndex(id.index()), term: Term(id.committed_leader_id().term) };
         // Decoding needs no lock.
@@ -181,9 +184,7 @@ impl ReplicaState {
         if let EntryPayload::Membership(membership) = entry.payload {
             applier.membership = StoredMembership::new(Some(id), membership);
         }
-        if let Some(on_applied) = &self.on_applied {
-            on_applied(&applier.machine);
-        }
+        (self.on_applied)(&applier.machine, started.elapsed());
         drop(applier);
         self.rows_waiting.notify_one();
         Ok(outcomes)
@@ -317,9 +318,7 @@ impl ReplicaState {
             let position = position_of(&applier.machine).map_err(io::Error::other)?;
             applier.last = position.last_log_id;
             applier.membership = position.last_membership;
-            if let Some(on_applied) = &state.on_applied {
-                on_applied(&applier.machine);
-            }
+            (state.on_applied)(&applier.machine, Duration::ZERO);
             Ok(())
         })
         .await

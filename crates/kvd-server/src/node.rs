@@ -212,7 +212,8 @@ impl Node {
         };
         self.joined.set(joined).map_err(|_set| Error::internal("the node joined twice"))?;
         let network = Arc::new(PeerNetwork::new(self.handshake(NodeId(0)), self.addresses.clone()));
-        let replicas = Replicas::new(Arc::clone(&disk), Arc::clone(&network) as _, &self.config);
+        let on_applied = meta::on_applied(&self.meta, Arc::clone(&self.metrics));
+        let replicas = Replicas::new(Arc::clone(&disk), Arc::clone(&network) as _, &self.config, on_applied);
         self.network.set(network).map_err(|_set| Error::internal("the network was made twice"))?;
         self.replicas.set(replicas).map_err(|_set| Error::internal("the replicas were made twice"))?;
         tracing::info!(cluster = %joined.cluster, node = %joined.node, "the node belongs to a cluster");
@@ -224,8 +225,7 @@ impl Node {
         let replicas = self.replicas()?;
         let me = Replica { id: joined.meta_replica, node: joined.node };
         let founders = bootstrap::is_founder(joined).then_some(std::slice::from_ref(&me));
-        let publisher = meta::publisher(&self.meta);
-        if replicas.open(GroupId::META, me.id, founders, false, Some(publisher)).await?.is_some() {
+        if replicas.open(GroupId::META, me.id, founders, false).await?.is_some() {
             let state = self.meta();
             self.learn(&state)?;
             return Ok(());
@@ -248,9 +248,7 @@ impl Node {
             }
         };
         self.disk()?.set_joined(joined)?;
-        let publisher = meta::publisher(&self.meta);
-        let opened =
-            self.replicas()?.open(GroupId::META, joined.meta_replica, None, true, Some(publisher)).await?;
+        let opened = self.replicas()?.open(GroupId::META, joined.meta_replica, None, true).await?;
         opened.map(drop).ok_or_else(|| Error::internal("a new replica of the meta group is lost at once"))
     }
 

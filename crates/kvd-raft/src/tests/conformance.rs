@@ -33,7 +33,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
         let store = LogStore::new(log.create(group, replica).unwrap());
         let table = Table::open(Arc::new(MemoryEngine::new()), replica).unwrap();
         let checkpoints = CheckpointStore::open(disk, &dir.path().join("checkpoints")).unwrap();
-        let state = ReplicaState::open(group, replica, Arc::new(table), checkpoints, None).unwrap();
+        let state =
+            ReplicaState::open(group, replica, Arc::new(table), checkpoints, Arc::new(|_, _| {})).unwrap();
         Ok((Disk { _dir: dir, _log: log }, store, StateMachine(Arc::new(state))))
     }
 }

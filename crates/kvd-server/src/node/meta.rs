@@ -17,14 +17,16 @@ use tokio::{sync::watch, time::Instant};
 use tonic::Request;
 
 use super::Node;
+use crate::metrics::SharedMetrics;
 
 /// Between two tries to find the meta group's leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Publishes the meta group's state as it is applied.
-pub(super) fn publisher(state: &watch::Sender<Arc<MetaState>>) -> OnApplied {
+/// Measures every applied entry, and publishes the meta group's state.
+pub(super) fn on_applied(state: &watch::Sender<Arc<MetaState>>, metrics: SharedMetrics) -> OnApplied {
     let state = state.clone();
-    Box::new(move |machine| {
+    Arc::new(move |machine, took| {
+        metrics.applied(took);
         let Machine::Meta(meta) = machine else { return };
         let applied = meta.state();
         state.send_if_modified(|known| {

@@ -27,7 +27,7 @@ use kvd_types::{
 };
 use tokio::time::Instant;
 
-use super::{Node, meta, route::Routing};
+use super::{Node, route::Routing};
 
 /// How often a node looks, even if nothing has changed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -116,8 +116,7 @@ impl Node {
             self.fail(what);
         }
         for group in broken {
-            let on_applied = (group.id() == GroupId::META).then(|| meta::publisher(&self.meta));
-            replicas.rebuild(&group, on_applied).await?;
+            replicas.rebuild(&group).await?;
         }
         let Some(joined) = self.joined() else { return Ok(()) };
         for (group, lost, _) in replicas.lost() {
@@ -149,7 +148,7 @@ impl Node {
             let is_founder = placement.founders.contains(&here);
             let founders = is_founder.then_some(placement.founders.as_slice());
             // What isn't a founder is the successor of a lost replica: minted after that was found out.
-            replicas.open(placement.group, here.id, founders, !is_founder, None).await?;
+            replicas.open(placement.group, here.id, founders, !is_founder).await?;
         }
         Ok(())
     }

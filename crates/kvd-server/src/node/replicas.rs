@@ -22,6 +22,7 @@ pub(super) struct Replicas {
     transport: Arc<dyn Transport>,
     timing: Timing,
     drain: DrainOptions,
+    on_applied: OnApplied,
     open: RwLock<Open>,
 }
 
@@ -33,7 +34,12 @@ struct Open {
 }
 
 impl Replicas {
-    pub(super) fn new(disk: Arc<NodeDisk>, transport: Arc<dyn Transport>, config: &Config) -> Self {
+    pub(super) fn new(
+        disk: Arc<NodeDisk>,
+        transport: Arc<dyn Transport>,
+        config: &Config,
+        on_applied: OnApplied,
+    ) -> Self {
         let (election_timeout_min, election_timeout_max) = config.raft.election_timeout();
         Self {
             disk,
@@ -43,6 +49,7 @@ impl Replicas {
                 rows: usize::try_from(config.storage.drain_rows).unwrap_or(usize::MAX),
                 interval: config.storage.drain_interval(),
             },
+            on_applied,
             open: RwLock::default(),
         }
     }
@@ -82,7 +89,6 @@ impl Replicas {
         replica: ReplicaId,
         founders: Option<&[Replica]>,
         minted_just_now: bool,
-        on_applied: Option<OnApplied>,
     ) -> Result<Option<Group>> {
         if let Some(open) = self.group(group) {
             return if open.replica() == replica {
@@ -91,7 +97,7 @@ impl Replicas {
                 Err(Error::unavailable(format!("replica {} of group {group} is still open", open.replica())))
             };
         }
-        let opened = match self.parts(group, replica, minted_just_now, on_applied) {
+        let opened = match self.parts(group, replica, minted_just_now) {
             Ok((parts, rebuild)) => Group::open(parts, rebuild || self.disk.distrusts_state()).await,
             Err(error) => Err(error),
         };
@@ -118,7 +124,6 @@ impl Replicas {
         group: GroupId,
         replica: ReplicaId,
         minted_just_now: bool,
-        on_applied: Option<OnApplied>,
     ) -> Result<(Parts, bool), OpenError> {
         let known = self.disk.log.replicas().contains(&(group, replica));
         let log = if minted_just_now && !known {
@@ -143,16 +148,16 @@ impl Replicas {
             clock: Arc::new(SystemClock),
             timing: self.timing,
             drain: self.drain,
-            on_applied,
+            on_applied: Arc::clone(&self.on_applied),
         };
         Ok((parts, rebuild))
     }
 
     /// Closes a replica and opens it again, its rows rebuilt.
-    pub(super) async fn rebuild(&self, group: &Group, on_applied: Option<OnApplied>) -> Result<()> {
+    pub(super) async fn rebuild(&self, group: &Group) -> Result<()> {
         let (id, replica) = (group.id(), group.replica());
         self.close(id).await?;
-        let rebuilt = match self.parts(id, replica, false, on_applied) {
+        let rebuilt = match self.parts(id, replica, false) {
             Ok((parts, _)) => Group::open(parts, true).await,
             Err(error) => Err(error),
         };

@@ -135,3 +135,74 @@ async fn three_nodes_form_a_cluster_that_keeps_what_it_was_given() {
     }
     assert!(cluster.dir.path().join("node-0/IDENTITY").exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_power_cut_the_engine_is_not_believed() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0);
+    cluster.ready().await;
+    for i in 0..20 {
+        execute(&cluster.nodes[0].node, put(&format!("key-{i}"), &format!("value-{i}"))).await.unwrap();
+    }
+    cluster.stop(0).await;
+
+    // The machine went down with the node, and what the engine held is gone: nothing but the log is left.
+    let dir = cluster.configs[0].data_dir.clone();
+    let disk = kvd_storage::disk::RealDisk;
+    let mut identity = kvd_storage::identity::Identity::load(&disk, &dir).unwrap().unwrap();
+    assert!(identity.clean_stop);
+    identity.clean_stop = false;
+    identity.boot_id = "another-boot".to_owned();
+    identity.store(&disk, &dir).unwrap();
+    std::fs::remove_dir_all(dir.join("state")).unwrap();
+
+    cluster.start(0);
+    cluster.ready().await;
+    for i in 0..20 {
+        check_value(&cluster.nodes[0].node, &format!("key-{i}"), &format!("value-{i}")).await;
+    }
+    let disk = cluster.nodes[0].node.disk().unwrap();
+    assert!(disk.distrusts_state());
+    tokio::time::timeout(PATIENCE, async {
+        while disk.awaits_rebuild() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("once all is rebuilt, the engine is believed again");
+    cluster.stop(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_running_node_is_turned_away() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0);
+    cluster.ready().await;
+    let node = Arc::clone(&cluster.nodes[0].node);
+    let joined = node.joined().unwrap();
+    let peers = Peers(Arc::clone(&node));
+    let caller = |incarnation: u64, start_nonce: u128| Handshake {
+        cluster: Some(joined.cluster),
+        token: String::new(),
+        from: NodeId(7),
+        to: joined.node,
+        incarnation: Incarnation(incarnation),
+        start_nonce,
+    };
+    let admit = |handshake: &Handshake| kvd_raft::peer::PeerHandler::admit(&peers, handshake);
+    admit(&caller(3, 100)).unwrap();
+    admit(&caller(3, 100)).expect("the same start, again");
+    let cloned = admit(&caller(3, 101)).unwrap_err();
+    assert!(cloned.message.contains("copies of one data directory"), "{cloned}");
+    let old = admit(&caller(2, 99)).unwrap_err();
+    assert!(old.message.contains("old copy"), "{old}");
+    admit(&caller(4, 102)).expect("a later start");
+
+    let elsewhere = admit(&Handshake { cluster: Some(ClusterId(1)), ..caller(5, 103) }).unwrap_err();
+    assert!(elsewhere.message.contains("belongs to cluster"), "{elsewhere}");
+    let mistaken = admit(&Handshake { to: NodeId(9), ..caller(5, 103) }).unwrap_err();
+    assert!(mistaken.message.contains("not node 9"), "{mistaken}");
+    let stranger = admit(&Handshake { token: "guess".into(), ..caller(5, 103) }).unwrap_err();
+    assert_eq!(stranger.kind, ErrorKind::PermissionDenied);
+    cluster.stop(0).await;
+}
