@@ -16,7 +16,8 @@
 //! synced, says where it ends. Closing the log writes a last record that says that all before it was synced.
 //!
 //! What no log can tell: bits that rot in the very last write, before anything was written after it, look like a torn
-//! write. They are cut off, and reported as such.
+//! write. They are cut off, and reported as such. And behind a damaged header, the next record is looked for in what may
+//! be a payload: one that holds a record of this very segment, bit for bit, would be believed.
 
 use super::format::{RECORD_ALIGNMENT, RECORD_HEADER_BYTES, RECORDS_START, RecordHeader};
 

@@ -137,3 +137,22 @@ fn an_entry_that_rots_while_the_log_is_open_is_reported_when_it_is_read() {
     disk.flip(&path, third - 1072 + 20, 3).unwrap();
     assert!(matches!(read(1, 2), Err(Error::Corrupt { .. })));
 }
+
+#[test]
+fn a_segment_is_given_up_only_when_the_head_that_no_longer_needs_it_is_synced() {
+    for fails in [false, true] {
+        let disk = sim_disk(1);
+        let (log, _) = open(&disk).unwrap();
+        let replica = log.create(GroupId(1), ReplicaId(1)).unwrap();
+        let large = "x".repeat(10_000);
+        append(&replica, vec![entry(0, 1, &large), entry(1, 1, &large)]).unwrap();
+        replica.purge(id(1, 1)).unwrap();
+        vote(&replica, "v").unwrap();
+        if fails {
+            // The zeros of the new segment are synced first, then its head.
+            disk.fail(DiskOperation::Sync, 1, io::ErrorKind::Other);
+        }
+        assert_eq!(append(&replica, vec![entry(2, 1, &large)]).is_err(), fails);
+        assert_eq!(log.size_bytes(), if fails { 2 } else { 1 } * (32 << 10));
+    }
+}

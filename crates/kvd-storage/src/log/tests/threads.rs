@@ -291,31 +291,3 @@ fn a_callback_may_submit_to_a_full_queue_and_one_that_panics_kills_the_log() {
     assert!(log.close().is_err());
     assert_eq!(deaths.0.lock().len(), 1);
 }
-
-#[test]
-fn a_segment_is_not_used_again_before_the_head_that_no_longer_needs_it_is_synced() {
-    let gate = Arc::new(Gate::default());
-    let sim = sim_disk(1);
-    let disk = GatedDisk { disk: sim.clone(), gate: Arc::clone(&gate) };
-    let options = Options { writer: Writer::Thread, ..small() };
-    let (log, _) = Log::open(Arc::new(disk), Path::new(DIR), options).unwrap();
-    let replica = log.replica(GroupId(1), ReplicaId(1)).unwrap();
-    let large = "x".repeat(10_000);
-    append(&replica, vec![entry(0, 1, &large), entry(1, 1, &large)]).unwrap();
-    replica.purge(id(1, 1)).unwrap();
-    vote(&replica, "v").unwrap();
-    wait_until("the next segment", || log.next_segment_is_ready());
-    let _open = OpenOnDrop(&gate);
-    gate.set(true);
-    let (done, waiting) = waiter();
-    replica.append(vec![entry(2, 1, &large)], done);
-    // The writer has taken the new segment when another one is being made ready.
-    wait_until("another segment", || {
-        sim.bytes(&Path::new(DIR).join(pool::UNFINISHED)).is_ok() || log.next_segment_is_ready()
-    });
-    assert!(sim.bytes(&pool::segment_path(Path::new(DIR), 1)).is_ok(), "used again too early");
-    assert!(waiting.try_recv().is_err());
-    gate.set(false);
-    waiting.recv_timeout(DEADLINE).unwrap().unwrap();
-    assert_eq!(log.size_bytes(), 32 << 10);
-}
