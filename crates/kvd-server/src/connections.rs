@@ -72,6 +72,7 @@ pub(crate) struct Gate {
     name: &'static str,
     listener: TcpListener,
     opening_bytes: usize,
+    opening_timeout: Duration,
     places: Arc<Semaphore>,
     metrics: SharedMetrics,
     cut: CancellationToken,
@@ -90,7 +91,8 @@ impl Gate {
         let places =
             usize::try_from(limits.connections_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let cut = cut.0.token().clone();
-        Self { name, listener, opening_bytes, places: Arc::new(Semaphore::new(places)), metrics, cut }
+        let places = Arc::new(Semaphore::new(places));
+        Self { name, listener, opening_bytes, opening_timeout: OPENING_TIMEOUT, places, metrics, cut }
     }
 
     /// The next connection that there is a place for. May be dropped and called again.
@@ -120,7 +122,7 @@ impl Gate {
                 stream,
                 opening: Some(Opening {
                     bytes_missing: self.opening_bytes,
-                    timeout: Box::pin(tokio::time::sleep(OPENING_TIMEOUT)),
+                    timeout: Box::pin(tokio::time::sleep(self.opening_timeout)),
                 }),
                 cut: Box::pin(self.cut.clone().cancelled_owned()),
                 _place: place,
@@ -210,5 +212,45 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> TcpConnectInfo {
         self.stream.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::{metrics::Metrics, testing::LIMITS};
+
+    async fn gate() -> (Gate, Cut) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cut = Cut::new();
+        let gate = Gate::new("test", listener, 3, &LIMITS, Arc::new(Metrics::new("test")), &cut);
+        (Gate { opening_timeout: Duration::from_millis(30), ..gate }, cut)
+    }
+
+    #[tokio::test]
+    async fn who_says_too_little_at_first_is_closed() {
+        let (gate, _cut) = gate().await;
+        let mut client = TcpStream::connect(gate.listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(b"ab").await.unwrap();
+        let mut connection = gate.accept().await;
+        let mut buffer = [0; 8];
+        assert_eq!(connection.read(&mut buffer).await.unwrap(), 2);
+        assert_eq!(connection.read(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn who_has_said_enough_may_be_silent_until_the_cut() {
+        let (gate, cut) = gate().await;
+        let mut client = TcpStream::connect(gate.listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(b"abc").await.unwrap();
+        let mut connection = gate.accept().await;
+        let mut buffer = [0; 8];
+        assert_eq!(connection.read(&mut buffer).await.unwrap(), 3);
+        assert!(connection.opening.is_none());
+        let read = tokio::spawn(async move { connection.read(&mut buffer).await });
+        drop(cut);
+        assert_eq!(read.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 }

@@ -232,7 +232,8 @@ async fn a_pipeline_reads_no_more_than_its_window() {
     let (frames, mut answers) = running.pipeline().await;
     let total = PIPELINE_WINDOW_MAX + 1500;
     let operations: Vec<_> = (0..total as u64).map(held_get).collect();
-    for operations in operations.chunks(FRAME_OPERATIONS_MAX) {
+    // Frames that don't divide the window, so that one of them has to be taken in part.
+    for operations in operations.chunks(FRAME_OPERATIONS_MAX - 24) {
         frames.send(PipelineRequest { operations: operations.to_vec() }).await.unwrap();
     }
     running.store.until_running(PIPELINE_WINDOW_MAX).await;
