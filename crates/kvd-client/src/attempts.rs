@@ -5,6 +5,7 @@
 //!
 //! | what happened | where next | when |
 //! |---|---|---|
+//! | the window to the node is full | the same | after a pause |
 //! | the node can't be reached, the stream broke, no answer in time | another holder of the shard | at once |
 //! | redirected | where the hint says, else another holder | at once, twice; then after a pause |
 //! | no leader, starting, draining; outcome unknown to the server | another holder | after a pause, or when a leader is heard of |
@@ -193,6 +194,10 @@ impl<'a> Attempts<'a> {
         let error = match failure {
             Failure::NotSent(error) | Failure::Lost(error) if self.core.check_open().is_err() => {
                 return Err(self.give_up(error));
+            }
+            // Nothing is wrong with the node: there are more callers than the window has room for.
+            Failure::NotSent(error) if matches!(error.kind, ErrorKind::Overloaded { .. }) => {
+                return self.pause(error, Pause::AtLeast(Duration::ZERO)).await;
             }
             Failure::NotSent(error) => {
                 router.forget_leader(shard, &address);

@@ -9,7 +9,9 @@
 //! # Invariants
 //! - At most [`PIPELINE_WINDOW_MAX`] operations are in flight; further callers wait their turn, up to their deadline.
 //! - Each operation ends once: by its answer, by the end of the stream, or by its caller's leaving. A write whose caller
-//!   has left stays in the table, and keeps its sequence number open, until it is answered or its deadline passes.
+//!   was dropped stays in the table, and keeps its sequence number open, until it is answered or its deadline passes.
+//! - A try is given up only when the node has sent nothing at all for as long as a try may take: one that is busy, but
+//!   answers, is not asked again, nor are others in its place. That would add load where there is too much already.
 //!
 //! # What it deliberately does not do
 //! It doesn't retry or reconnect: a broken pipeline stays broken, and its operations fail as *lost*.
@@ -90,8 +92,8 @@ impl Pipeline {
         !self.table.window.is_closed()
     }
 
-    /// Sends an operation and waits for its answer until the end of the try. `sequence` is a write's, which the
-    /// operation holds open until `deadline` even if the caller leaves.
+    /// Sends an operation and waits for its answer until the end of the try, longer while others are answered. `sequence`
+    /// is a write's, which the operation holds open until `deadline` even if the caller is dropped.
     pub(crate) async fn call(
         &self,
         request: WireRequest,
@@ -103,27 +105,36 @@ impl Pipeline {
             .await
             .map_err(|_elapsed| Failure::NotSent(self.window_full()))?
             .map_err(|_closed| Failure::NotSent(Error::unavailable("the stream to the node has broken")))?;
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
         let entry = Entry { answer, _sequence: sequence.map(Arc::clone), deadline, _permit: permit };
         let id = self.table.insert(entry)?;
         let waiter = Waiter { table: &self.table, id, is_write: sequence.is_some() };
 
-        let left = try_until.saturating_duration_since(Instant::now());
-        let deadline_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1);
+        let try_time = try_until.saturating_duration_since(Instant::now());
+        let deadline_ms = u32::try_from(try_time.as_millis()).unwrap_or(u32::MAX).max(1);
         let operation = v1::Operation { id, deadline_ms, request: Some(request) };
         if self.operations.try_send(operation).is_err() {
             self.table.remove(id);
             return Err(Failure::NotSent(self.window_full()));
         }
-        let answer = timeout_at(try_until, answered).await;
+        let mut until = try_until;
+        let answer = loop {
+            let Ok(answer) = timeout_at(until, &mut answered).await else {
+                let heard = self.table.entries.lock().heard + try_time;
+                if until >= deadline || heard <= until {
+                    // The caller goes on and holds the sequence number itself.
+                    self.table.remove(id);
+                    return Err(Failure::Lost(Error::unknown("the node did not answer in time")));
+                }
+                until = heard.min(deadline);
+                continue;
+            };
+            break answer;
+        };
         drop(waiter);
-        match answer {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(_broken)) => {
-                Err(Failure::Lost(Error::unknown("the stream to the node broke before the answer")))
-            }
-            Err(_elapsed) => Err(Failure::Lost(Error::unknown("the node did not answer in time"))),
-        }
+        answer.map_err(|_broken| {
+            Failure::Lost(Error::unknown("the stream to the node broke before the answer"))
+        })
     }
 
     fn window_full(&self) -> Error {
@@ -160,9 +171,11 @@ struct Table {
     window: Arc<Semaphore>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entries {
     ended: bool,
+    /// When the last frame came.
+    heard: Instant,
     last_id: u64,
     by_id: HashMap<u64, Entry>,
 }
@@ -178,7 +191,8 @@ struct Entry {
 
 impl Default for Table {
     fn default() -> Self {
-        Self { entries: Mutex::default(), window: Arc::new(Semaphore::new(PIPELINE_WINDOW_MAX)) }
+        let entries = Entries { ended: false, heard: Instant::now(), last_id: 0, by_id: HashMap::new() };
+        Self { entries: Mutex::new(entries), window: Arc::new(Semaphore::new(PIPELINE_WINDOW_MAX)) }
     }
 }
 
@@ -204,6 +218,7 @@ impl Table {
         let mut answered = Vec::with_capacity(frame.results.len());
         {
             let mut entries = self.entries.lock();
+            entries.heard = Instant::now();
             for result in frame.results {
                 if let Some(entry) = entries.by_id.remove(&result.id) {
                     answered.push((entry, result.response));
@@ -244,7 +259,7 @@ impl Table {
     }
 }
 
-/// A caller in wait. If it leaves, a read leaves the table with it; a write stays until it is decided.
+/// A caller in wait. If it is dropped, a read leaves the table with it; a write stays until it is decided.
 struct Waiter<'a> {
     table: &'a Table,
     id: u64,

@@ -11,8 +11,8 @@
 //! The number is settled when the write is decided, or when the last holder lets go.
 //!
 //! # Invariants
-//! - `oldest_open` never passes a number whose outcome somebody waits for, or that is in flight on a live pipeline: also
-//!   when the caller has dropped the write's future. Pipelines let go of abandoned writes at their deadline.
+//! - `oldest_open` never passes a number whose outcome somebody waits for, or whose last try is in flight on a live
+//!   pipeline: also when the caller has dropped the write's future. Pipelines let go of such writes at their deadline.
 //! - Where a number is settled without its outcome (the pipeline broke after the caller left, or the deadline passed),
 //!   no try of it is sent again, and the shard refuses stray ones below `oldest_open`: it happens once or never.
 //! - Fewer than [`SESSION_OUTCOMES_MAX`] numbers lie between the oldest open one and the next: the shard has always room

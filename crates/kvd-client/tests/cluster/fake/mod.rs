@@ -306,7 +306,9 @@ impl World {
         let Some(outcomes) = self.sessions.get_mut(&position.session) else {
             return Err(Error::new(ErrorKind::SessionUnknown, "no such session"));
         };
-        outcomes.retain(|&number, _| number >= position.oldest_open.get());
+        while outcomes.first_key_value().is_some_and(|(&number, _)| number < position.oldest_open.get()) {
+            outcomes.pop_first();
+        }
         if let Some(outcome) = outcomes.get(&sequence) {
             return Ok(outcome.clone());
         }
