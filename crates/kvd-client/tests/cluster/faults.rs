@@ -137,6 +137,15 @@ async fn overload_is_waited_out_as_long_as_asked() {
 }
 
 #[tokio::test]
+async fn a_request_to_the_wrong_shard_is_made_again() {
+    let (fake, client) = cluster(2, 2).await;
+    let wrong = || Fault::Refuse(Error::new(ErrorKind::WrongShard(1.into()), "the ring has changed"));
+    fake.inject([wrong(), wrong()]);
+    assert_eq!(client.put("a", "1").await.unwrap().version, 1);
+    assert_eq!(fake.applied_once(), 1);
+}
+
+#[tokio::test]
 async fn a_write_refused_for_as_long_as_it_is_tried_was_not_applied() {
     let fake = Fake::new(2, 1);
     let client = client_of(&fake, Duration::from_millis(500)).await;
