@@ -12,11 +12,7 @@ use std::{
 
 use kvd_machine::{Machine, MetaState, ShardReader};
 use kvd_proto::peer::v1::envelope::Body;
-use kvd_storage::{
-    checkpoint::CheckpointStore,
-    log::{self, ReplicaLog},
-    table::Table,
-};
+use kvd_storage::{checkpoint::CheckpointStore, log::ReplicaLog, table::Table};
 use kvd_types::{
     Command, Error, ErrorKind, GroupId, LogIndex, NodeId, Outcome, ReplicaId, Result, Term, cluster::Replica,
 };
@@ -43,13 +39,12 @@ use crate::{
 
 mod members;
 mod messages;
+mod open;
 
 pub use members::Members;
 
-/// Log entries kept behind a checkpoint, for followers that are a little late.
-const ENTRIES_KEPT_BEHIND_CHECKPOINT: u64 = 1024;
-/// Log entries removed at once.
-const PURGE_BATCH_ENTRIES: u64 = 1024;
+/// How long openraft may take to note a checkpoint that was written.
+const CHECKPOINT_NOTE_PATIENCE: Duration = Duration::from_secs(10);
 /// Log entries in one append request, beside the log reader's bound in bytes.
 const APPEND_ENTRIES_MAX: u64 = 1024;
 
@@ -61,18 +56,18 @@ pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub struct Timing {
     /// How often a leader tells its followers that it is there.
     pub heartbeat: Duration,
-    /// A follower that hears nothing for a random time from this…
+    /// A follower that has heard nothing for the longest timeout, and then for a random time from this…
     pub election_timeout_min: Duration,
-    /// …to this asks to be elected.
+    /// …to this, asks to be elected: a leader that dies is replaced after one to two of these.
     pub election_timeout_max: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(150),
-            election_timeout_min: Duration::from_millis(600),
-            election_timeout_max: Duration::from_millis(1200),
+            heartbeat: Duration::from_millis(120),
+            election_timeout_min: Duration::from_millis(400),
+            election_timeout_max: Duration::from_millis(600),
         }
     }
 }
@@ -112,6 +107,16 @@ pub enum OpenError {
         /// The replica.
         replica: ReplicaId,
         /// What is missing.
+        reason: String,
+    },
+    /// Its rows failed their checks while the log was applied to them: open it again with `rebuild`.
+    #[error("the rows of replica {replica} of group {group} can't be believed: {reason}")]
+    Rows {
+        /// The group.
+        group: GroupId,
+        /// The replica.
+        replica: ReplicaId,
+        /// Which check failed.
         reason: String,
     },
     /// Something else failed.
@@ -184,6 +189,7 @@ struct Inner {
     proposals: ProposalQueue,
     reads: ReadQueue,
     leadership: watch::Receiver<Leadership>,
+    timing: Timing,
     cancelled: CancellationToken,
     tasks: TaskTracker,
 }
@@ -202,7 +208,7 @@ impl Group {
         let state = {
             let log = log.clone();
             crate::state::blocking(move || {
-                Ok(open_state(group, replica, &log, table, checkpoints, on_applied, rebuild))
+                Ok(open::state(group, replica, &log, table, checkpoints, on_applied, rebuild))
             })
             .await
             .map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
@@ -218,28 +224,48 @@ impl Group {
             },
         };
         let config = Arc::new(raft_config(group, timing)?);
-        let raft =
-            Raft::new(replica, config, network, LogStore::new(log.clone()), StateMachine(Arc::clone(&state)))
-                .await
-                .map_err(|fatal| {
-                    OpenError::Failed(Error::internal(format!("group {group} can't start: {fatal}")))
-                })?;
+        let cancelled = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        // Before openraft starts: it applies what the rows lack as it does so, which may be more than memory takes.
+        tasks.spawn(Arc::clone(&state).drain_loop(drain, cancelled.clone()));
+        let started =
+            Raft::new(replica, config, network, LogStore::new(log.clone()), StateMachine(Arc::clone(&state)));
+        let raft = match started.await {
+            Ok(raft) => raft,
+            Err(fatal) => {
+                cancelled.cancel();
+                state.close().await;
+                let fault = state.fault().borrow().clone();
+                return Err(match fault {
+                    Some(Fault::Rows(reason)) => OpenError::Rows { group, replica, reason },
+                    _ => OpenError::Failed(Error::internal(format!("group {group} can't start: {fatal}"))),
+                });
+            }
+        };
 
         let (proposals, proposer) = ProposalQueue::new(group, raft.clone(), clock);
         let (reads, rounds) = ReadQueue::new(group, raft.clone(), timing.election_timeout_max);
-        let cancelled = CancellationToken::new();
-        let tasks = TaskTracker::new();
         let (seen, leadership) = watch::channel(Leadership::default());
         tasks.spawn(watch_leadership(raft.clone(), seen, cancelled.clone()));
         tasks.spawn(proposer.run(cancelled.clone()));
         tasks.spawn(rounds.run(cancelled.clone()));
-        tasks.spawn(Arc::clone(&state).drain_loop(drain, cancelled.clone()));
         tasks.close();
         let reader = state.with_machine(|machine| match machine {
             Machine::Shard(shard) => Some(shard.reader()),
             Machine::Meta(_) => None,
         });
-        Ok(Self(Arc::new(Inner { raft, log, state, reader, proposals, reads, leadership, cancelled, tasks })))
+        Ok(Self(Arc::new(Inner {
+            raft,
+            log,
+            state,
+            reader,
+            proposals,
+            reads,
+            leadership,
+            timing,
+            cancelled,
+            tasks,
+        })))
     }
 
     /// The group.
@@ -278,9 +304,8 @@ impl Group {
 
     /// Takes note of a read's failure: rows that fail their checks stop the replica.
     #[must_use]
-    pub fn read_failed(&self, error: kvd_machine::Error) -> Error {
-        self.0.state.broken(&error);
-        Error::from(error)
+    pub fn read_failed(&self, error: &kvd_machine::Error) -> Error {
+        Error::corruption(self.0.state.broken(error).to_string())
     }
 
     /// The state of the meta group; `None` for a shard.
@@ -355,15 +380,55 @@ impl Group {
         self.0.proposals.take_proposed()
     }
 
-    /// Takes a checkpoint and purges the log behind it, in the background.
-    ///
-    /// # Errors
-    /// Unavailable, if the replica has stopped.
-    pub async fn checkpoint(&self) -> Result<()> {
-        self.0.raft.trigger().snapshot().await.map_err(|fatal| self.stopped(&fatal))
+    /// Whether there is anything that the newest checkpoint lacks.
+    #[must_use]
+    pub fn is_ahead_of_checkpoint(&self) -> bool {
+        let metrics = self.metrics();
+        metrics.last_applied > metrics.snapshot
     }
 
-    /// Stops the replica and waits until nothing of it runs. Writes under way fail as unknown.
+    /// Whether the newest checkpoint does not reach to where the log begins (it was found damaged, say): until there is
+    /// another, no replica can be brought up to date from here, nor this one be rebuilt.
+    #[must_use]
+    pub fn lacks_checkpoint(&self) -> bool {
+        let purged = self.0.log.state().purged.map(|purged| purged.index.get());
+        purged.is_some() && self.metrics().snapshot.map(|snapshot| snapshot.index()) < purged
+    }
+
+    /// Takes a checkpoint, and has the log purged up to it.
+    ///
+    /// # Errors
+    /// Unavailable, if the replica has stopped or no checkpoint can be written, on a full disk say.
+    pub async fn checkpoint(&self) -> Result<()> {
+        // Written first and told to openraft then: to openraft a snapshot that fails is the end of the group.
+        let failed =
+            |error: io::Error| Error::unavailable(format!("group {}: no checkpoint: {error}", self.id()));
+        let reached = self.0.state.prepare_checkpoint().await.map_err(failed)?;
+        self.0.raft.trigger().snapshot().await.map_err(|fatal| self.stopped(&fatal))?;
+        let mut metrics = self.0.raft.metrics();
+        let noted = async {
+            while metrics.borrow_watched().snapshot < reached {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(CHECKPOINT_NOTE_PATIENCE, noted).await;
+        in_time.map_err(|_elapsed| {
+            Error::unavailable(format!("group {} did not note its checkpoint", self.id()))
+        })
+    }
+
+    /// Whether what was read just now was read of rows that are still kept. Asked after each read: a replica that is being
+    /// closed or rebuilt must not answer from what is left.
+    ///
+    /// # Errors
+    /// Unavailable.
+    pub fn check_open(&self) -> Result<()> {
+        if self.0.state.is_open() { Ok(()) } else { Err(self.stopped(&"it is being closed or rebuilt")) }
+    }
+
+    /// Stops the replica and waits until nothing of it touches its disk. Writes under way fail as unknown.
     ///
     /// # Errors
     /// If what was applied could not be drained to the engine; the log still has it.
@@ -372,11 +437,10 @@ impl Group {
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::warn!(group = %self.id(), replica = %self.replica(), %error, "the replica did not stop cleanly");
         }
+        let drained = if self.0.state.is_open() { self.0.state.drain().await } else { Ok(()) };
+        self.0.state.close().await;
         self.0.tasks.wait().await;
-        if self.0.state.fault().borrow().is_some() {
-            return Ok(());
-        }
-        self.0.state.drain().await
+        drained
     }
 
     fn metrics(&self) -> Metrics {
@@ -447,67 +511,6 @@ fn leader_of(metrics: &Metrics) -> Option<Replica> {
     Some(Replica { id, node })
 }
 
-/// Takes up a replica's state from its rows, or rebuilds these from the newest checkpoint.
-fn open_state(
-    group: GroupId,
-    replica: ReplicaId,
-    log: &ReplicaLog,
-    table: Arc<Table>,
-    checkpoints: CheckpointStore,
-    on_applied: OnApplied,
-    rebuild: bool,
-) -> Result<ReplicaState, OpenError> {
-    let purged = log.state().purged;
-    let reaches_log = |applied: Option<LogIndex>| purged.is_none_or(|purged| applied >= Some(purged.index));
-    if !rebuild {
-        match Machine::open(group, Arc::clone(&table)) {
-            Ok(machine) if reaches_log(machine.applied().map(|position| position.index)) => {
-                return Ok(ReplicaState::open(group, replica, table, checkpoints, on_applied)?);
-            }
-            Ok(machine) => {
-                let applied = machine.applied();
-                tracing::info!(%group, %replica, ?applied, ?purged, "the rows are behind the log; rebuilding them");
-            }
-            Err(error) => {
-                tracing::error!(%group, %replica, %error, "the rows can't be believed; rebuilding them");
-            }
-        }
-    }
-    rebuild_rows(group, replica, purged, &table, &checkpoints)?;
-    Ok(ReplicaState::open(group, replica, table, checkpoints, on_applied)?)
-}
-
-fn rebuild_rows(
-    group: GroupId,
-    replica: ReplicaId,
-    purged: Option<log::EntryId>,
-    table: &Table,
-    checkpoints: &CheckpointStore,
-) -> Result<(), OpenError> {
-    let failed = |error: kvd_storage::Error| OpenError::Failed(kvd_machine::Error::from(error).into());
-    let lost = |reason: String| OpenError::Lost { group, replica, reason };
-    let newest = checkpoints.latest().map_err(failed)?;
-    match (newest, purged) {
-        (Some(checkpoint), purged)
-            if purged.is_none_or(|purged| checkpoint.manifest().applied_index >= purged.index) =>
-        {
-            let upto = checkpoint.manifest().applied_index;
-            tracing::info!(%group, %replica, %upto, "rebuilding the rows from the checkpoint");
-            table.replace(checkpoint.rows()).map_err(failed)
-        }
-        (Some(checkpoint), Some(purged)) => Err(lost(format!(
-            "the newest good checkpoint reaches to log index {}, the log begins after {}",
-            checkpoint.manifest().applied_index,
-            purged.index
-        ))),
-        (None, Some(purged)) => {
-            Err(lost(format!("there is no good checkpoint, and the log begins after index {}", purged.index)))
-        }
-        // Without a checkpoint the log has everything since the group began.
-        (None, None) | (Some(_), None) => table.clear().map_err(failed),
-    }
-}
-
 /// Openraft's settings: those that were found to matter are named here, the others are its defaults.
 fn raft_config(group: GroupId, timing: Timing) -> Result<Config, Error> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -521,10 +524,12 @@ fn raft_config(group: GroupId, timing: Timing) -> Result<Config, Error> {
         // A restarted leader has to win an election like anybody else.
         enable_leader_restore: Some(false),
         quorum_loss_probe_interval: Some(6000),
-        // Checkpoints are taken by bytes of log, by whoever watches them.
+        // Checkpoints are taken by bytes of log, by whoever watches them, and the log is purged right up to each: even one
+        // entry that is kept keeps the node's whole log from there on. By the time a checkpoint is written followers are
+        // past where it began; one that isn't is sent the checkpoint.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT_BEHIND_CHECKPOINT,
-        purge_batch_size: PURGE_BATCH_ENTRIES,
+        max_in_snapshot_log_to_keep: 0,
+        purge_batch_size: 1,
         max_payload_entries: APPEND_ENTRIES_MAX,
         ..Config::default()
     };

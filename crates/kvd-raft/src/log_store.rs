@@ -6,6 +6,7 @@
 
 use std::{fmt::Debug, io, ops::RangeBounds};
 
+use futures::{Stream, StreamExt as _};
 use kvd_storage::log::{self, ReplicaLog};
 use kvd_types::LogIndex;
 use openraft::{
@@ -48,22 +49,52 @@ impl LogStore {
     }
 }
 
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        std::ops::Bound::Included(&index) => index,
+        std::ops::Bound::Excluded(&index) => index.saturating_add(1),
+        std::ops::Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        std::ops::Bound::Included(&index) => index.saturating_add(1),
+        std::ops::Bound::Excluded(&index) => index,
+        std::ops::Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
-        let start = match range.start_bound() {
-            std::ops::Bound::Included(&index) => index,
-            std::ops::Bound::Excluded(&index) => index.saturating_add(1),
-            std::ops::Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            std::ops::Bound::Included(&index) => index.saturating_add(1),
-            std::ops::Bound::Excluded(&index) => index,
-            std::ops::Bound::Unbounded => u64::MAX,
-        };
+        let (start, end) = bounds(&range);
         self.read(start, end, usize::MAX)
+    }
+
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        // In pieces: a replica that starts may have its whole log to apply.
+        let (start, end) = bounds(&range);
+        let pieces = futures::stream::unfold((self.clone(), start), move |(store, start)| async move {
+            let piece = store.read(start, end, READ_BYTES_MAX);
+            let next = match &piece {
+                Ok(entries) => entries.last()?.log_id.index() + 1,
+                Err(_) => u64::MAX,
+            };
+            Some((piece, (store, next)))
+        });
+        pieces
+            .flat_map(|piece| match piece {
+                Ok(entries) => futures::stream::iter(entries.into_iter().map(Ok)).left_stream(),
+                Err(error) => futures::stream::iter([Err(error)]).right_stream(),
+            })
+            .boxed()
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {

@@ -9,15 +9,17 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use kvd_types::{Error, ErrorKind, GroupId, Result, limits::READ_QUEUE_MAX};
 use openraft::{
     ReadPolicy,
     errors::{LinearizableReadError, RaftError},
+    raft::linearizable_read::Linearizer,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::group::Raft;
+use crate::{group::Raft, types::TypeConfig};
 
 /// How long a refused reader should wait.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -65,52 +67,71 @@ impl ReadQueue {
 }
 
 impl ReadRounds {
-    /// Makes one round after another, as long as there are readers.
+    /// Makes one round after another, as long as there are readers. A round whose leadership is confirmed waits for
+    /// applying beside the next one.
     pub(crate) async fn run(mut self, cancelled: CancellationToken) {
-        let mut waiting = Vec::new();
+        let mut confirmed = FuturesUnordered::new();
         loop {
+            let mut waiting = Vec::new();
             tokio::select! {
                 () = cancelled.cancelled() => return,
+                Some(()) = confirmed.next() => continue,
                 taken = self.readers.recv_many(&mut waiting, READ_QUEUE_MAX) => if taken == 0 { return },
             }
-            let outcome = tokio::select! {
-                () = cancelled.cancelled() => return,
-                outcome = self.round() => outcome,
-            };
-            for reader in waiting.drain(..) {
-                if reader.send(outcome.clone()).is_err() {
-                    tracing::trace!("a reader has gone away");
+            let confirm = self.confirm();
+            tokio::pin!(confirm);
+            let outcome = loop {
+                tokio::select! {
+                    () = cancelled.cancelled() => return,
+                    Some(()) = confirmed.next() => {}
+                    outcome = &mut confirm => break outcome,
                 }
-            }
+            };
+            let (raft, patience) = (self.raft.clone(), self.round_timeout);
+            confirmed.push(async move {
+                let outcome = match outcome {
+                    Ok(linearizer) => wait_until_applied(linearizer, &raft, patience).await,
+                    Err(error) => Err(error),
+                };
+                for reader in waiting {
+                    if reader.send(outcome.clone()).is_err() {
+                        tracing::trace!("a reader has gone away");
+                    }
+                }
+            });
         }
     }
 
-    async fn round(&self) -> Result<()> {
+    /// Has a majority confirm that this replica leads.
+    async fn confirm(&self) -> Result<Linearizer<TypeConfig>> {
         let no_quorum =
             || Error::unavailable("no majority of the group's replicas confirmed this leader in time");
         let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
-        let linearizer = match tokio::time::timeout(self.round_timeout, confirmed).await {
-            Err(_elapsed) => return Err(no_quorum()),
-            Ok(Ok(linearizer)) => linearizer,
+        match tokio::time::timeout(self.round_timeout, confirmed).await {
+            Err(_elapsed) => Err(no_quorum()),
+            Ok(Ok(linearizer)) => Ok(linearizer),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-                return Err(Error::new(
-                    ErrorKind::NotLeader(None),
-                    format!("this replica does not lead: {forward}"),
-                ));
+                Err(Error::new(ErrorKind::NotLeader(None), format!("this replica does not lead: {forward}")))
             }
-            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
-                return Err(no_quorum());
-            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => Err(no_quorum()),
             Ok(Err(RaftError::Fatal(fatal))) => {
-                return Err(Error::unavailable(format!("the replica stopped: {fatal}")));
+                Err(Error::unavailable(format!("the replica stopped: {fatal}")))
             }
-        };
-        match linearizer.try_await_ready(&self.raft, Some(self.round_timeout)).await {
-            Ok(Ok(_ready)) => Ok(()),
-            Ok(Err(behind)) => {
-                Err(Error::unavailable(format!("the leader lags behind what is committed: {behind}")))
-            }
-            Err(fatal) => Err(Error::unavailable(format!("the replica stopped: {fatal}"))),
         }
+    }
+}
+
+/// Waits until everything that was committed when the round began is applied.
+async fn wait_until_applied(
+    linearizer: Linearizer<TypeConfig>,
+    raft: &Raft,
+    patience: Duration,
+) -> Result<()> {
+    match linearizer.try_await_ready(raft, Some(patience)).await {
+        Ok(Ok(_ready)) => Ok(()),
+        Ok(Err(behind)) => {
+            Err(Error::unavailable(format!("the leader lags behind what is committed: {behind}")))
+        }
+        Err(fatal) => Err(Error::unavailable(format!("the replica stopped: {fatal}"))),
     }
 }

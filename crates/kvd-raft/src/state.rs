@@ -77,6 +77,10 @@ pub(crate) struct ReplicaState {
     /// Counts drains, so that an applier at the bound can wait for one.
     drains: watch::Sender<u64>,
     fault: watch::Sender<Option<Fault>>,
+    /// A checkpoint that was written and that openraft has still to be told of.
+    prepared: Mutex<Option<(SnapshotMeta, Checkpoint)>>,
+    /// Cancelled when the replica is closed: nothing may touch its rows from then on.
+    closed: CancellationToken,
     on_applied: OnApplied,
 }
 
@@ -113,6 +117,8 @@ impl ReplicaState {
             rows_waiting: Notify::new(),
             drains: watch::Sender::new(0),
             fault: watch::Sender::new(None),
+            prepared: Mutex::default(),
+            closed: CancellationToken::new(),
             on_applied,
         })
     }
@@ -158,6 +164,26 @@ impl ReplicaState {
         io::Error::other(what)
     }
 
+    /// Closes the state: when this returns nothing is moving its rows, and nothing will. Tasks of openraft that are still
+    /// about get an error.
+    pub(crate) async fn close(&self) {
+        {
+            // Under the applier's lock, so that no entry is half applied.
+            let _applier = self.applier.lock();
+            self.closed.cancel();
+        }
+        drop(self.cut.lock().await);
+    }
+
+    /// Whether what was read just now was read of a state that is still kept.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.is_cancelled() && self.fault.borrow().is_none()
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        if self.closed.is_cancelled() { Err(io::Error::other("the replica is closed")) } else { Ok(()) }
+    }
+
     /// Applies one entry. An error stops the replica.
     pub(crate) fn apply(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
         let started = Instant::now();
@@ -175,6 +201,7 @@ impl ReplicaState {
             EntryPayload::Blank | EntryPayload::Membership(_) => None,
         };
         let mut applier = self.applier.lock();
+        self.check_open()?;
         let outcomes = match &proposal {
             Some(proposal) => applier.machine.apply(position, proposal),
             None => applier.machine.skip(position).map(|()| Vec::new()),
@@ -191,14 +218,27 @@ impl ReplicaState {
     }
 
     /// Waits while as many rows as are allowed wait in memory.
-    pub(crate) async fn wait_for_room(&self) {
-        let mut drains = self.drains.subscribe();
-        while self.table.active_rows() > MEMORY_ROWS_MAX || self.table.active_bytes() > MEMORY_BYTES_MAX {
+    pub(crate) async fn wait_for_room(&self) -> io::Result<()> {
+        if self.has_room() {
+            return Ok(());
+        }
+        let (mut drains, mut fault) = (self.drains.subscribe(), self.fault.subscribe());
+        while !self.has_room() {
             self.rows_waiting.notify_one();
-            if drains.changed().await.is_err() {
-                return;
+            tokio::select! {
+                drained = drains.changed() => drained.map_err(io::Error::other)?,
+                () = self.closed.cancelled() => return self.check_open(),
+                broken = fault.wait_for(Option::is_some) => {
+                    drop(broken.map_err(io::Error::other)?);
+                    return Err(io::Error::other("the replica has stopped for a fault"));
+                }
             }
         }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.table.active_rows() <= MEMORY_ROWS_MAX && self.table.active_bytes() <= MEMORY_BYTES_MAX
     }
 
     /// Freezes what is in memory, as a cut between two entries.
@@ -233,6 +273,7 @@ impl ReplicaState {
     /// Moves what is in memory to the engine.
     pub(crate) async fn drain(self: &Arc<Self>) -> io::Result<()> {
         let _cut = self.cut.lock().await;
+        self.check_open()?;
         let state = Arc::clone(self);
         blocking(move || {
             state.freeze();
@@ -243,9 +284,27 @@ impl ReplicaState {
         Ok(())
     }
 
+    /// Writes a checkpoint and keeps it for openraft to be told of. What fails here costs nothing but the log's growth.
+    pub(crate) async fn prepare_checkpoint(self: &Arc<Self>) -> io::Result<Option<LogId>> {
+        let taken = self.take_checkpoint().await?;
+        let reached = taken.0.last_log_id;
+        *self.prepared.lock() = Some(taken);
+        Ok(reached)
+    }
+
+    /// The checkpoint that was prepared, or else a new one.
+    pub(crate) async fn prepared_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
+        let prepared = self.prepared.lock().take();
+        match prepared {
+            Some(prepared) => Ok(prepared),
+            None => self.take_checkpoint().await,
+        }
+    }
+
     /// Writes a checkpoint of what is applied now. Applying goes on meanwhile.
-    pub(crate) async fn take_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
+    async fn take_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
         let _cut = self.cut.lock().await;
+        self.check_open()?;
         let state = Arc::clone(self);
         let taken = blocking(move || {
             let broken = |error: kvd_storage::Error| state.broken(&error.into());
@@ -309,6 +368,7 @@ impl ReplicaState {
     /// Replaces everything by a checkpoint's state.
     pub(crate) async fn install(self: &Arc<Self>, checkpoint: Checkpoint) -> io::Result<()> {
         let _cut = self.cut.lock().await;
+        self.check_open()?;
         let state = Arc::clone(self);
         blocking(move || {
             state.adopt(&checkpoint).map_err(|error| state.checkpoint_failed(error))?;

@@ -34,7 +34,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            self.0.wait_for_room().await;
+            self.0.wait_for_room().await?;
             let outcomes = self.0.apply(entry)?;
             if let Some(responder) = responder {
                 responder.send(Applied(outcomes));
@@ -81,7 +81,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = Checkpoint;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (meta, snapshot) = self.0.take_checkpoint().await?;
+        let (meta, snapshot) = self.0.prepared_checkpoint().await?;
         Ok(Snapshot { meta, snapshot })
     }
 }

@@ -234,7 +234,7 @@ impl Default for Config {
             advertise_peer: String::new(),
             advertise_http: String::new(),
             cluster: Cluster { shards: SHARDS_DEFAULT, replication_factor: 0, initial_nodes: 0 },
-            raft: Raft { heartbeat_ms: 150, election_timeout_min_ms: 600, election_timeout_max_ms: 1200 },
+            raft: Raft { heartbeat_ms: 120, election_timeout_min_ms: 400, election_timeout_max_ms: 600 },
             storage: Storage {
                 engine: Engine::Sled,
                 log_segment_bytes: 64 << 20,

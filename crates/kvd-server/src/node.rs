@@ -16,7 +16,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,7 +33,7 @@ use kvd_raft::{
 };
 use kvd_storage::identity::Joined;
 use kvd_types::{
-    ClusterId, Error, ErrorKind, GroupId, Incarnation, Key, NodeId, ReplicaId, Result, ShardId,
+    ClusterId, Error, ErrorKind, GroupId, Key, NodeId, ReplicaId, Result, ShardId,
     cluster::{MetaCommand, MetaOutcome, Replica},
     operation::{Reply, Request},
 };
@@ -63,7 +66,7 @@ mod view;
 mod tests;
 
 use disk::NodeDisk;
-use peers::Peers;
+use peers::{Peers, Start};
 use replicas::Replicas;
 use route::Routing;
 
@@ -92,8 +95,13 @@ pub(crate) struct Node {
     replicas: OnceLock<Replicas>,
     addresses: AddressBook,
     /// The latest start of each node that has called.
-    seen: Mutex<BTreeMap<NodeId, (Incarnation, u128)>>,
+    seen: Mutex<BTreeMap<NodeId, Start>>,
     meta: watch::Sender<Arc<MetaState>>,
+    /// The next replica id when this start's announcement was first seen applied here. What the meta group's state says from
+    /// then on is not history; replicas from this id on never were on this disk before.
+    announced_at: OnceLock<ReplicaId>,
+    /// No file can be made for the log's next segment.
+    disk_full: AtomicBool,
     routing: ArcSwapOption<Routing>,
     topology: watch::Sender<Arc<v1::Topology>>,
     metrics: SharedMetrics,
@@ -129,6 +137,8 @@ impl Node {
             addresses: AddressBook::default(),
             seen: Mutex::default(),
             meta: watch::Sender::new(Arc::default()),
+            announced_at: OnceLock::new(),
+            disk_full: AtomicBool::new(false),
             routing: ArcSwapOption::empty(),
             topology: watch::Sender::new(Arc::default()),
             metrics,
@@ -156,12 +166,14 @@ impl Node {
         let Some(joined) = self.join_cluster().await? else { return Ok(()) };
         self.open_meta(joined).await?;
         let mut tasks = JoinSet::new();
-        let [reconcile, topology, announce, flush, observe] = std::array::from_fn(|_| Arc::clone(self));
+        let [reconcile, topology, announce, flush, observe, faults] =
+            std::array::from_fn(|_| Arc::clone(self));
         tasks.spawn(async move { reconcile.reconcile_loop().await });
         tasks.spawn(async move { topology.topology_loop().await });
         tasks.spawn(async move { announce.announce_loop().await });
         tasks.spawn(async move { flush.flush_loop().await });
         tasks.spawn(async move { observe.observe_loop().await });
+        tasks.spawn(async move { faults.fault_loop().await });
         // Each ends when the node stops; one that panics takes the node with it, for nothing else would do its work.
         while let Some(ended) = tasks.join_next().await {
             if let Err(panicked) = ended {
@@ -225,7 +237,7 @@ impl Node {
         let replicas = self.replicas()?;
         let me = Replica { id: joined.meta_replica, node: joined.node };
         let founders = bootstrap::is_founder(joined).then_some(std::slice::from_ref(&me));
-        if replicas.open(GroupId::META, me.id, founders, false).await?.is_some() {
+        if replicas.open(GroupId::META, me.id, founders, false).await? {
             let state = self.meta();
             self.learn(&state)?;
             return Ok(());
@@ -248,8 +260,10 @@ impl Node {
             }
         };
         self.disk()?.set_joined(joined)?;
-        let opened = self.replicas()?.open(GroupId::META, joined.meta_replica, None, true).await?;
-        opened.map(drop).ok_or_else(|| Error::internal("a new replica of the meta group is lost at once"))
+        if self.replicas()?.open(GroupId::META, joined.meta_replica, None, true).await? {
+            return Ok(());
+        }
+        Err(Error::internal("a new replica of the meta group is lost at once"))
     }
 
     async fn ask_for_meta_replica(&self, joined: Joined) -> Result<ReplicaId> {

@@ -4,15 +4,22 @@
 //! it was looked at: learners are added without waiting, their lag is read from the metrics, and a change is made only
 //! if the last membership entry is still the one that the caller decided on.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
-use openraft::{ChangeMembers, Precondition, async_runtime::WatchReceiver as _, errors::ClientWriteError};
+use openraft::{
+    ChangeMembers, Instant as _, Precondition, TokioInstant, async_runtime::WatchReceiver as _,
+    errors::ClientWriteError, metrics::SerdeInstant, raft::ClientWriteResponse,
+};
 
 use super::{
     BTreeMap, BTreeSet, Error, ErrorKind, Group, LogIndex, NodeId, RaftError, Replica, ReplicaId, Result,
 };
-use crate::types::LogId;
+use crate::types::{LogId, TypeConfig};
 
+type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+/// How long a change of the members may take.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(3);
 /// How many entries a replica may lack and still count as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 256;
 
@@ -27,14 +34,20 @@ pub struct Members {
     pub changing: bool,
     /// How far each member's log is known to match; only a leader knows.
     matching: BTreeMap<ReplicaId, Option<LogIndex>>,
+    /// The members that have answered a heartbeat within an election timeout; only a leader knows.
+    alive: BTreeSet<ReplicaId>,
     last_log_index: Option<LogIndex>,
     decided_by: Option<LogId>,
 }
 
 impl Members {
-    /// Whether a member has all but the last few entries.
+    /// Whether a member answers, and has all but the last few entries. One that is dead has caught up with an idle group
+    /// too, and must not be counted on.
     #[must_use]
     pub fn is_caught_up(&self, replica: ReplicaId) -> bool {
+        if !self.alive.contains(&replica) {
+            return false;
+        }
         let last = self.last_log_index.map_or(0, LogIndex::get);
         match self.matching.get(&replica) {
             Some(Some(matching)) => matching.get().saturating_add(CAUGHT_UP_ENTRIES) >= last,
@@ -57,7 +70,20 @@ impl Group {
             .iter()
             .flatten()
             .map(|(&id, matching)| (id, matching.as_ref().map(|log_id| LogIndex(log_id.index()))));
+        let patience = self.0.timing.election_timeout_max;
+        let heard_lately = |acked: &Option<SerdeInstant<TokioInstant>>| {
+            acked.as_ref().is_some_and(|acked| acked.elapsed() <= patience)
+        };
+        let mut alive: BTreeSet<ReplicaId> = metrics
+            .heartbeat
+            .iter()
+            .flatten()
+            .filter(|(_, acked)| heard_lately(acked))
+            .map(|(&id, _)| id)
+            .collect();
+        alive.insert(self.replica());
         Members {
+            alive,
             voters,
             learners,
             changing: membership.get_joint_config().len() > 1,
@@ -72,8 +98,8 @@ impl Group {
     /// # Errors
     /// Not leader, or unavailable; unknown if the change may still be made.
     pub async fn add_learner(&self, replica: Replica) -> Result<()> {
-        let added = self.0.raft.add_learner(replica.id, replica.node, false).await;
-        added.map(drop).map_err(|error| self.change_failed(&error))
+        let added = self.0.raft.add_learner(replica.id, replica.node, false);
+        self.change(added).await
     }
 
     /// Makes these learners voters and these voters nothing, if the membership is still the one that was looked at.
@@ -82,8 +108,7 @@ impl Group {
     /// # Errors
     /// Not leader, or unavailable; unknown if the change may still be made.
     pub async fn change_voters(&self, looked_at: &Members, voters: BTreeSet<ReplicaId>) -> Result<()> {
-        let changed = self.0.raft.change_membership_if(voters, true, Self::unchanged(looked_at)).await;
-        changed.map(drop).map_err(|error| self.change_failed(&error))
+        self.change(self.0.raft.change_membership_if(voters, true, Self::unchanged(looked_at))).await
     }
 
     /// Takes learners out of the group, if the membership is still the one that was looked at.
@@ -92,18 +117,27 @@ impl Group {
     /// Not leader, or unavailable; unknown if the change may still be made.
     pub async fn remove_learners(&self, looked_at: &Members, replicas: BTreeSet<ReplicaId>) -> Result<()> {
         let change = ChangeMembers::RemoveNodes(replicas);
-        let changed = self.0.raft.change_membership_if(change, true, Self::unchanged(looked_at)).await;
-        changed.map(drop).map_err(|error| self.change_failed(&error))
+        self.change(self.0.raft.change_membership_if(change, true, Self::unchanged(looked_at))).await
     }
 
-    fn unchanged(looked_at: &Members) -> [Precondition<crate::types::TypeConfig>; 1] {
+    fn unchanged(looked_at: &Members) -> [Precondition<TypeConfig>; 1] {
         [Precondition::LastMembershipLogId { last_membership_log_id: looked_at.decided_by }]
     }
 
-    fn change_failed(
+    /// Waits for a change, but not for ever: without a majority it would never end.
+    async fn change(
         &self,
-        error: &RaftError<crate::types::TypeConfig, ClientWriteError<crate::types::TypeConfig>>,
-    ) -> Error {
+        changed: impl Future<Output = Result<ClientWriteResponse<TypeConfig>, ChangeError>> + Send,
+    ) -> Result<()> {
+        match tokio::time::timeout(CHANGE_PATIENCE, changed).await {
+            Ok(changed) => changed.map(drop).map_err(|error| self.change_failed(&error)),
+            Err(_elapsed) => {
+                Err(Error::unknown(format!("the members of group {} did not change in time", self.id())))
+            }
+        }
+    }
+
+    fn change_failed(&self, error: &ChangeError) -> Error {
         match error {
             RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
                 Error::new(ErrorKind::NotLeader(None), forward.to_string())

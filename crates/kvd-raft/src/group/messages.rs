@@ -92,6 +92,10 @@ impl Group {
             .await
             .map_err(|error| Error::internal(error.to_string()))?
             .map_err(storage)?;
+        let header = codec::decode_header(checkpoint.manifest().state_header.clone())?;
+        if checkpoint.manifest().group != self.id() || header != meta {
+            return Err(Error::invalid("the checkpoint is not the one that was announced"));
+        }
         let snapshot = Snapshot { meta, snapshot: checkpoint };
         let response =
             self.0.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| self.stopped(&fatal))?;

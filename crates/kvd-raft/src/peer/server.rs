@@ -24,11 +24,11 @@ const FRAMES_WAITING_MAX: usize = 4;
 
 /// What a node does with calls.
 pub trait PeerHandler: Send + Sync + 'static {
-    /// Whether a caller may talk to this node's groups.
+    /// Whether a caller may talk to this node's groups, and until when: its lanes end when the token is cancelled.
     ///
     /// # Errors
     /// Whatever is wrong with it, in words that tell an operator what to do.
-    fn admit(&self, caller: &Handshake) -> Result<()>;
+    fn admit(&self, caller: &Handshake) -> Result<CancellationToken>;
 
     /// Says who this node is, to a caller that shows the cluster's token.
     ///
@@ -63,7 +63,7 @@ impl<H: PeerHandler> PeerService<H> {
         PeerServer::new(Self { handler, serving }).max_decoding_message_size(FRAME_BYTES_MAX)
     }
 
-    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    fn admit<T>(&self, request: &Request<T>) -> Result<CancellationToken, Status> {
         Handshake::read(request.metadata())
             .and_then(|caller| self.handler.admit(&caller))
             .map_err(|error| to_status(&error))
@@ -92,11 +92,11 @@ impl<H: PeerHandler> Peer for PeerService<H> {
         &self,
         request: Request<Streaming<p::Frame>>,
     ) -> Result<Response<Self::LaneStream>, Status> {
-        self.admit(&request)?;
+        let admitted = self.admit(&request)?;
         let (frames, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
         let lane = serve_lane(Arc::clone(&self.handler), request.into_inner(), frames);
         let serving = self.serving.clone();
-        tokio::spawn(async move { serving.run_until_cancelled(lane).await });
+        tokio::spawn(async move { serving.run_until_cancelled(admitted.run_until_cancelled(lane)).await });
         Ok(Response::new(ReceiverStream::new(outgoing).boxed()))
     }
 

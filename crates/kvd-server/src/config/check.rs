@@ -18,7 +18,6 @@ pub(super) fn relations(config: &Config, sources: &Sources) -> Vec<Problem> {
     found.timing(config);
     found.cluster(config);
     found.addresses(config);
-    found.storage(config);
     found.problems
 }
 
@@ -155,16 +154,6 @@ impl Found<'_> {
                 );
             }
             Ok(_) => {}
-        }
-    }
-
-    fn storage(&mut self, config: &Config) {
-        let (checkpoint, segment) = (config.storage.checkpoint_log_bytes, config.storage.log_segment_bytes);
-        if checkpoint < segment {
-            self.add("storage.checkpoint_log_bytes",
-                &checkpoint,
-                format!("must be at least storage.log_segment_bytes = {segment}: a log is let go of by whole files"),
-            );
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive};
 
-use kvd_types::limits::{LABEL_BYTES_MAX, NODES_MAX, SHARDS_MAX, VALUE_BYTES_MAX, WEIGHT_RANGE};
+use kvd_types::limits::{
+    ENTRY_BYTES_TARGET, KEY_BYTES_MAX, LABEL_BYTES_MAX, NODES_MAX, SHARDS_MAX, VALUE_BYTES_MAX, WEIGHT_RANGE,
+};
 use toml::Value;
 
 /// A setting.
@@ -66,6 +68,11 @@ macro_rules! setting {
 
 const MILLISECONDS: RangeInclusive<u64> = 1..=600_000;
 const DISK_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
+/// A log entry takes at most half a segment, and the longest holds a batch of the usual size and one largest command more.
+const SEGMENT_BYTES: RangeInclusive<u64> = (8 << 20)..=(1 << 30);
+const CHECKPOINT_BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
+const _: () =
+    assert!((ENTRY_BYTES_TARGET + VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX) as u64 * 2 < *SEGMENT_BYTES.start());
 
 /// Every setting there is.
 pub static SETTINGS: &[Setting] = &[
@@ -156,13 +163,13 @@ pub static SETTINGS: &[Setting] = &[
     setting!(
         "storage.log_segment_bytes",
         Some("storage-log-segment-bytes"),
-        Kind::Bytes(DISK_BYTES),
+        Kind::Bytes(SEGMENT_BYTES),
         "Size of a file of the log"
     ),
     setting!(
         "storage.checkpoint_log_bytes",
         Some("storage-checkpoint-log-bytes"),
-        Kind::Bytes(DISK_BYTES),
+        Kind::Bytes(CHECKPOINT_BYTES),
         "Growth of a shard's log between two checkpoints"
     ),
     setting!(

@@ -161,11 +161,11 @@ fn what_stands_badly_to_each_other_is_refused_with_its_source() {
     for (file, wanted) in [
         (
             "raft.heartbeat_ms = 201",
-            &["raft.heartbeat_ms = 201", "from kvd.toml", "lower it to 200 or raise the timeout to 603"][..],
+            &["raft.heartbeat_ms = 201", "from kvd.toml", "lower it to 133 or raise the timeout to 603"][..],
         ),
         (
-            "raft.election_timeout_max_ms = 600",
-            &["raft.election_timeout_min_ms = 600", "the default", "below"],
+            "raft.election_timeout_max_ms = 400",
+            &["raft.election_timeout_min_ms = 400", "the default", "below"],
         ),
         ("cluster.replication_factor = 2", &["replication_factor = 2", "1, 3 or 5"]),
         ("cluster.replication_factor = 3", &["replication_factor = 3", "initial_nodes = 1"]),
@@ -180,7 +180,7 @@ fn what_stands_badly_to_each_other_is_refused_with_its_source() {
         ),
         ("listen_http = '127.0.0.1:0'", &["listen_http", "port from 1"]),
         ("data_dir = ''", &["data_dir", "name the directory"]),
-        ("storage.checkpoint_log_bytes = '32MiB'", &["checkpoint_log_bytes = 33554432", "67108864"]),
+        ("storage.log_segment_bytes = '1MiB'", &["log_segment_bytes", "8388608"]),
     ] {
         let error = problem(&[], &[], file);
         assert!(wanted.iter().all(|part| error.contains(part)), "{file}: {error}");

@@ -54,7 +54,7 @@ impl NodeDisk {
             let new = Identity::new(join_nonce);
             Identity { boot_id: boot_id.clone(), ..new }
         });
-        let distrust_state = !identity.clean_stop && identity.boot_id != boot_id;
+        let distrust_state = !identity.clean_stop && (boot_id.is_empty() || identity.boot_id != boot_id);
         identity.incarnation = Incarnation(identity.incarnation.get() + 1);
         identity.clean_stop = false;
         identity.store(disk.as_ref(), &dir).map_err(refuse)?;

@@ -21,6 +21,8 @@ use crate::metrics::SharedMetrics;
 
 /// Between two tries to find the meta group's leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long one of several nodes may take to answer: one that hangs must not use up the others' time.
+const PEER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Measures every applied entry, and publishes the meta group's state.
 pub(super) fn on_applied(state: &watch::Sender<Arc<MetaState>>, metrics: SharedMetrics) -> OnApplied {
@@ -102,6 +104,7 @@ impl Node {
     pub(super) async fn ask_any_peer(&self, command: MetaCommand, deadline: Instant) -> Result<MetaOutcome> {
         let mut latest = Error::unavailable("no other node's address is known");
         for (node, address) in self.addresses.all() {
+            let deadline = deadline.min(Instant::now() + PEER_TIMEOUT);
             match self.ask_meta(&address, node, command.clone(), deadline).await {
                 Ok(response) => return meta_outcome_from_wire(response.outcome.unwrap_or_default()),
                 Err(error) => latest = error,

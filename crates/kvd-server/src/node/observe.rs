@@ -8,11 +8,13 @@ use std::{
 
 use kvd_storage::log;
 
-use super::{Node, Role};
+use super::{Node, Ordering, Role};
 use crate::metrics::SharedMetrics;
 
 /// How often the groups' gauges are set.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the replicas are asked for faults.
+const FAULT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Hears how the log is doing.
 pub(super) struct LogObserver {
@@ -38,8 +40,14 @@ impl log::Observer for LogObserver {
     }
 
     fn next_segment(&self, error: Option<&io::Error>) {
-        if let Some(error) = error {
-            tracing::error!(%error, "no file can be made for the log's next segment: is the disk full?");
+        let Some(node) = self.node.upgrade() else { return };
+        let was_full = node.disk_full.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !was_full => {
+                tracing::error!(%error, "no file can be made for the log's next segment; puts are refused until one can");
+            }
+            None if was_full => tracing::info!("the log has room again; puts are taken"),
+            Some(_) | None => {}
         }
     }
 
@@ -68,6 +76,21 @@ impl Node {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
                 () = tokio::time::sleep(OBSERVE_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Stops the node once nothing is known of what is durable.
+    pub(super) async fn fault_loop(&self) {
+        loop {
+            if let Ok(replicas) = self.replicas()
+                && let (_, Some(what)) = replicas.faults()
+            {
+                return self.fail(what);
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(FAULT_INTERVAL) => {}
             }
         }
     }

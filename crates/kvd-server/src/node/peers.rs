@@ -22,26 +22,30 @@ use kvd_types::{
     limits::{REQUEST_DEADLINE_DEFAULT, REQUEST_DEADLINE_MAX},
 };
 use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{Node, bootstrap};
 
 /// How long the meta group may take for a change that another node asks for.
 const META_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// One start of another node.
+#[derive(Default)]
+pub(super) struct Start {
+    incarnation: Incarnation,
+    nonce: u128,
+    /// Cancelled once a later start has called.
+    admitted: CancellationToken,
+}
+
 /// A node, as other nodes call it.
 pub(super) struct Peers(pub(super) Arc<Node>);
 
 impl PeerHandler for Peers {
-    fn admit(&self, caller: &Handshake) -> Result<()> {
+    fn admit(&self, caller: &Handshake) -> Result<CancellationToken> {
         self.0.check_token(caller)?;
-        let joined = self.0.joined().ok_or_else(|| Error::unavailable("this node is in no cluster yet"))?;
         self.0.check_cluster(caller)?;
-        if caller.to != joined.node {
-            return Err(refused(format!(
-                "this is node {}, not node {}: does an address belong to another node now?",
-                joined.node, caller.to
-            )));
-        }
+        self.0.check_target(caller)?;
         self.0.check_start(caller)
     }
 
@@ -113,32 +117,49 @@ impl Node {
         }
     }
 
-    /// Refuses an earlier start of a node, and a second process on a copy of its disk.
-    fn check_start(&self, caller: &Handshake) -> Result<()> {
+    fn check_target(&self, caller: &Handshake) -> Result<()> {
+        let joined = self.joined().ok_or_else(|| Error::unavailable("this node is in no cluster yet"))?;
+        if caller.to == joined.node {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "this is node {}, not node {}: does an address belong to another node now?",
+            joined.node, caller.to
+        )))
+    }
+
+    /// Refuses an earlier start of a node, and a second process on a copy of its disk. The lanes of earlier starts end.
+    fn check_start(&self, caller: &Handshake) -> Result<CancellationToken> {
         let registered = self.meta().nodes.get(&caller.from).map(|node| (node.incarnation, node.start_nonce));
         let mut seen = self.seen.lock();
-        let latest = registered.max(seen.get(&caller.from).copied());
-        match latest {
-            Some((incarnation, _)) if caller.incarnation < incarnation => Err(refused(format!(
+        let called = seen.get(&caller.from).map(|start| (start.incarnation, start.nonce));
+        // Of two processes at the same count the registered one is the node, whoever called first.
+        let latest = match (registered, called) {
+            (Some(registered), Some(called)) if called.0 > registered.0 => Some(called),
+            (Some(registered), _) => Some(registered),
+            (None, called) => called,
+        };
+        let (incarnation, nonce) = latest.unwrap_or_default();
+        if caller.incarnation < incarnation {
+            return Err(refused(format!(
                 "node {} has started {incarnation} times, the caller only {} times: its data directory is an old copy. \
                  Start it with an empty one; it joins as a new node",
                 caller.from, caller.incarnation
-            ))),
-            Some((incarnation, nonce))
-                if caller.incarnation == incarnation
-                    && incarnation != Incarnation(0)
-                    && caller.start_nonce != nonce =>
-            {
-                Err(refused(format!(
-                    "two processes run as node {}, on copies of one data directory: stop one of them",
-                    caller.from
-                )))
-            }
-            _ => {
-                seen.insert(caller.from, (caller.incarnation, caller.start_nonce));
-                Ok(())
-            }
+            )));
         }
+        if caller.incarnation == incarnation && incarnation != Incarnation(0) && caller.start_nonce != nonce {
+            return Err(refused(format!(
+                "two processes run as node {}, on copies of one data directory: stop one of them",
+                caller.from
+            )));
+        }
+        let start = seen.entry(caller.from).or_default();
+        if (start.incarnation, start.nonce) != (caller.incarnation, caller.start_nonce) {
+            start.admitted.cancel();
+            let admitted = CancellationToken::new();
+            *start = Start { incarnation: caller.incarnation, nonce: caller.start_nonce, admitted };
+        }
+        Ok(start.admitted.clone())
     }
 
     fn replica_for(&self, group: u32, to: u64) -> Result<Group, p::Refusal> {
@@ -157,11 +178,18 @@ impl Node {
     ) -> Result<p::ProposeMetaResponse> {
         self.check_token(caller)?;
         self.check_cluster(caller)?;
+        if caller.from.get() != 0 {
+            self.check_target(caller)?;
+            self.check_start(caller).map(drop)?;
+        }
         let command = meta_command_from_wire(request.command.unwrap_or_default())?;
         if matches!(command, MetaCommand::CreateCluster { .. }) {
             return Err(Error::invalid("a cluster is created by its founder, not over the network"));
         }
         let joined = self.joined().ok_or_else(|| Error::unavailable("this node is in no cluster yet"))?;
+        if self.meta().founding.is_none() {
+            return Err(Error::unavailable("the cluster is still being founded"));
+        }
         let deadline = Instant::now() + META_TIMEOUT;
         let joins = matches!(command, MetaCommand::RegisterNode { .. });
         // A node that joins may ask anybody; a node of the cluster asks the leader, so that changes never go in circles.

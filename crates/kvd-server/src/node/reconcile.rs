@@ -21,11 +21,11 @@ use kvd_machine::MetaState;
 use kvd_placement::{NodeView, Ring, initial_placement, meta_voters};
 use kvd_raft::Group;
 use kvd_types::{
-    GroupId, LogIndex, NodeId, ReplicaId, Result, Term,
-    cluster::{MetaCommand, MetaOutcome, NodeState, Placement},
+    GroupId, NodeId, ReplicaId, Result, Term,
+    cluster::{MetaCommand, MetaOutcome, NodeState, Placement, Replica},
     limits::META_VOTERS_MAX,
 };
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{Node, route::Routing};
 
@@ -38,8 +38,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(3);
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a change of the cluster may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a checkpoint keeps others from being taken, at most.
-const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(120);
 /// How many times a shard's share of the log a replica with few entries may keep from being used again.
 const PINNED_LOG_FACTOR: u64 = 4;
 
@@ -48,8 +46,8 @@ const PINNED_LOG_FACTOR: u64 = 4;
 pub(super) struct Reconciler {
     /// Since when this node has led which group, in which term.
     leads_since: BTreeMap<GroupId, (Term, Instant)>,
-    /// The checkpoint that is being taken: of which group, where its last one stood, since when.
-    checkpoint: Option<(GroupId, Option<LogIndex>, Instant)>,
+    /// The checkpoint that is being taken.
+    checkpoint: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -59,8 +57,11 @@ impl Node {
         let mut changes = self.meta.subscribe();
         loop {
             let state = changes.borrow_and_update().clone();
-            if let Err(error) = self.reconcile(&mut reconciler, &state).await {
-                tracing::debug!(%error, "a step will be tried again");
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                looked = self.reconcile(&mut reconciler, &state) => if let Err(error) = looked {
+                    tracing::debug!(%error, "a step will be tried again");
+                },
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return,
@@ -72,23 +73,69 @@ impl Node {
 
     async fn reconcile(&self, reconciler: &mut Reconciler, state: &MetaState) -> Result<()> {
         self.learn(state)?;
-        self.mend().await?;
+        self.mend(state).await?;
         self.open_placed(state).await?;
-        self.discard_retired(state).await?;
+        self.take_checkpoints(reconciler)?;
         self.trust_state().await?;
+        if !self.is_announced() {
+            // The state may be history: what it says of others was true once, and may be acted on no more.
+            return Ok(());
+        }
+        self.discard_retired(state).await?;
+        self.lead_groups(reconciler, state).await?;
+        self.lead_meta(state).await
+    }
+
+    /// Whether this start's announcement has been applied here, so that the state is not history.
+    fn is_announced(&self) -> bool {
+        self.announced_at.get().is_some()
+    }
+
+    /// Looks for this node in the registry: whether its announcement stands, or somebody else has taken its place.
+    fn find_self(&self, state: &MetaState) -> Result<()> {
+        let Some(registered) = self.joined().and_then(|joined| state.nodes.get(&joined.node)) else {
+            return Ok(());
+        };
+        let incarnation = self.disk()?.identity().incarnation;
+        if (registered.incarnation, registered.start_nonce) == (incarnation, self.start_nonce) {
+            self.announced_at.get_or_init(|| state.next_replica);
+        } else if registered.incarnation >= incarnation {
+            self.fail(format!(
+                "another process has started as node {} on a copy of this data directory: stop one of them",
+                registered.id
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes the next step of each group that this node leads. They don't wait for each other.
+    async fn lead_groups(&self, reconciler: &mut Reconciler, state: &MetaState) -> Result<()> {
+        let mut led = Vec::new();
         for group in self.replicas()?.all() {
-            if let Some(placement) = state.placements.get(&group.id())
-                && let Err(error) = self.lead(reconciler, state, &group, placement).await
-            {
-                tracing::debug!(group = %group.id(), %error, "a step of this group will be tried again");
+            let leadership = group.leadership();
+            let since = reconciler.leads_since.entry(group.id()).or_insert((leadership.term, Instant::now()));
+            if !leadership.is_self || since.0 != leadership.term {
+                *since = (leadership.term, Instant::now());
+            }
+            if leadership.is_self {
+                led.push((since.1.elapsed() >= SETTLED_AFTER, group));
             }
         }
-        self.lead_meta(state).await?;
-        self.take_checkpoints(reconciler).await
+        let steps = led.iter().filter_map(|(settled, group)| {
+            let placement = state.placements.get(&group.id())?;
+            Some(async move {
+                if let Err(error) = self.lead(state, group, placement, *settled).await {
+                    tracing::debug!(group = %group.id(), %error, "a step of this group will be tried again");
+                }
+            })
+        });
+        futures::future::join_all(steps).await;
+        Ok(())
     }
 
     /// Takes up what the state says of addresses and the ring.
     pub(super) fn learn(&self, state: &MetaState) -> Result<()> {
+        self.find_self(state)?;
         for node in state.nodes.values().filter(|node| !self.is_self(node.id)) {
             self.addresses.set(node.id, node.profile.addresses.peer.clone());
         }
@@ -108,49 +155,62 @@ impl Node {
         Ok(())
     }
 
-    /// Rebuilds broken replicas, and asks for successors of lost ones.
-    async fn mend(&self) -> Result<()> {
+    /// Has broken replicas rebuilt, and asks for successors of lost ones.
+    async fn mend(&self, state: &MetaState) -> Result<()> {
         let replicas = self.replicas()?;
-        let (broken, node_fault) = replicas.faults();
-        if let Some(what) = node_fault {
-            self.fail(what);
-        }
+        let (broken, _) = replicas.faults();
         for group in broken {
-            replicas.rebuild(&group).await?;
+            replicas.disbelieve(group.id(), group.replica()).await?;
+            if group.id() == GroupId::META && !replicas.open(group.id(), group.replica(), None, false).await?
+            {
+                self.fail("this node's replica of the meta group is lost; started again, the node asks for a new one");
+            }
         }
-        let Some(joined) = self.joined() else { return Ok(()) };
+        let Some(joined) = self.joined().filter(|_| self.is_announced()) else { return Ok(()) };
         for (group, lost, _) in replicas.lost() {
-            let placed = self.meta().placements.get(&group).is_some_and(|placement| {
+            let placed = state.placements.get(&group).is_some_and(|placement| {
                 placement.voters.iter().chain(&placement.learners).any(|replica| replica.id == lost)
             });
             if group != GroupId::META && placed {
-                let command = MetaCommand::ReplaceReplica { group, lost, node: joined.node };
-                self.change(command).await?;
+                self.change(MetaCommand::ReplaceReplica { group, lost, node: joined.node }).await?;
             }
         }
         Ok(())
     }
 
-    /// Opens the replicas that are placed here.
+    /// Opens the replicas that are placed here. One that can't be opened doesn't keep the others from it.
     async fn open_placed(&self, state: &MetaState) -> Result<()> {
-        let (Some(joined), replicas) = (self.joined(), self.replicas()?) else { return Ok(()) };
+        let Some(joined) = self.joined() else { return Ok(()) };
         for placement in state.placements.values().filter(|placement| placement.group != GroupId::META) {
-            let Some(here) = placement.on_node(joined.node) else { continue };
-            if replicas.is_lost(here.id)
-                || self.replicas()?.group(placement.group).is_some_and(|open| open.replica() == here.id)
+            if let Some(here) = placement.on_node(joined.node)
+                && let Err(error) = self.open_one(placement, here).await
             {
-                continue;
+                tracing::warn!(group = %placement.group, replica = %here.id, %error, "the replica can't be opened yet");
             }
-            if replicas.group(placement.group).is_some() {
-                // Its predecessor here must go first.
-                replicas.close(placement.group).await?;
-            }
-            let is_founder = placement.founders.contains(&here);
-            let founders = is_founder.then_some(placement.founders.as_slice());
-            // What isn't a founder is the successor of a lost replica: minted after that was found out.
-            replicas.open(placement.group, here.id, founders, !is_founder).await?;
         }
         Ok(())
+    }
+
+    async fn open_one(&self, placement: &Placement, here: Replica) -> Result<()> {
+        let (group, replicas) = (placement.group, self.replicas()?);
+        let open = replicas.group(group).map(|open| open.replica());
+        if open == Some(here.id) || replicas.is_lost(here.id) {
+            return Ok(());
+        }
+        let known = self.disk()?.log.replicas().contains(&(group, here.id));
+        if !known && !self.is_announced() {
+            return Ok(());
+        }
+        if open.is_some() {
+            // Its predecessor here must go first, unless it is history that it has one.
+            if !self.is_announced() {
+                return Ok(());
+            }
+            replicas.close(group).await?;
+        }
+        let founders = placement.founders.contains(&here).then_some(placement.founders.as_slice());
+        let minted_since = self.announced_at.get().is_some_and(|&first| here.id >= first);
+        replicas.open(group, here.id, founders, minted_since).await.map(drop)
     }
 
     /// Once every replica on this disk has been taken up or rebuilt after a reboot, the engine may be believed again.
@@ -166,39 +226,33 @@ impl Node {
 
     /// Discards replicas on this disk that have no place any more.
     async fn discard_retired(&self, state: &MetaState) -> Result<()> {
-        let replicas = self.replicas()?;
-        for (group, replica) in self.disk()?.log.replicas() {
+        let (disk, replicas) = (self.disk()?, self.replicas()?);
+        let own_meta = disk.identity().joined.map(|joined| joined.meta_replica);
+        for (group, replica) in disk.log.replicas() {
             // A state from before the replica was minted can't tell.
-            let is_known = replica < state.next_replica && group != GroupId::META;
+            let is_known = replica < state.next_replica && Some(replica) != own_meta;
             let has_place = state
                 .placements
                 .get(&group)
                 .is_some_and(|placement| placement.replicas().any(|placed| placed.id == replica));
-            if is_known && !has_place {
+            // Never one that its own group still counts on, whatever the state says.
+            let votes =
+                replicas.replica(replica).is_some_and(|open| open.members().voters.contains_key(&replica));
+            if is_known && !has_place && !votes {
                 replicas.discard(group, replica).await?;
             }
         }
         Ok(())
     }
 
-    /// Takes the next step for a group, if this node leads it.
+    /// Takes the next step for a group that this node leads.
     async fn lead(
         &self,
-        reconciler: &mut Reconciler,
         state: &MetaState,
         group: &Group,
         placement: &Placement,
+        settled: bool,
     ) -> Result<()> {
-        let leadership = group.leadership();
-        if !leadership.is_self {
-            reconciler.leads_since.remove(&group.id());
-            return Ok(());
-        }
-        let since = reconciler.leads_since.entry(group.id()).or_insert((leadership.term, Instant::now()));
-        if since.0 != leadership.term {
-            *since = (leadership.term, Instant::now());
-        }
-        let settled = since.1.elapsed() >= SETTLED_AFTER;
         if self.change_members(group, placement).await? || !settled {
             return Ok(());
         }
@@ -208,7 +262,10 @@ impl Node {
     /// Brings a group's members nearer to its placement. Whether there was anything to do.
     async fn change_members(&self, group: &Group, placement: &Placement) -> Result<bool> {
         let members = group.members();
+        let voters: BTreeSet<ReplicaId> = placement.voters.iter().map(|replica| replica.id).collect();
         if members.changing {
+            // Whoever began the change may not have lived to end it.
+            group.change_voters(&members, voters).await?;
             return Ok(true);
         }
         let is_member =
@@ -223,7 +280,6 @@ impl Node {
             return Ok(true);
         }
         // Voters change all at once, when those that are new have caught up; a leader that must go hands over first.
-        let voters: BTreeSet<ReplicaId> = placement.voters.iter().map(|replica| replica.id).collect();
         if members.voters.keys().copied().collect::<BTreeSet<_>>() != voters {
             let late =
                 voters.iter().find(|id| !members.voters.contains_key(id) && !members.is_caught_up(**id));
@@ -315,26 +371,29 @@ impl Node {
     }
 
     /// Takes one checkpoint at a time, of the group that needs it most.
-    async fn take_checkpoints(&self, reconciler: &mut Reconciler) -> Result<()> {
-        let replicas = self.replicas()?;
-        if let Some((group, before, since)) = reconciler.checkpoint {
-            let now = replicas.group(group).map(|group| group.status().checkpoint_index);
-            if now == Some(before) && since.elapsed() < CHECKPOINT_PATIENCE {
-                return Ok(());
-            }
-            reconciler.checkpoint = None;
+    fn take_checkpoints(&self, reconciler: &mut Reconciler) -> Result<()> {
+        if reconciler.checkpoint.as_ref().is_some_and(|taking| !taking.is_finished()) {
+            return Ok(());
         }
         let bound = self.config.storage.checkpoint_log_bytes;
-        let most = replicas
-            .all()
-            .into_iter()
-            .map(|group| (group.log_bytes().max(group.pinned_log_bytes() / PINNED_LOG_FACTOR), group))
-            .max_by_key(|(bytes, _)| *bytes);
-        let Some((_, group)) = most.filter(|(bytes, _)| *bytes > bound) else { return Ok(()) };
-        let before = group.status().checkpoint_index;
-        tracing::debug!(group = %group.id(), "taking a checkpoint");
-        group.checkpoint().await?;
-        reconciler.checkpoint = Some((group.id(), before, Instant::now()));
+        let need = |group: &Group| {
+            if group.lacks_checkpoint() {
+                return u64::MAX;
+            }
+            // An idle group holds as much of the shared log as its oldest entry is old.
+            let bytes = group.log_bytes().max(group.pinned_log_bytes() / PINNED_LOG_FACTOR);
+            if group.is_ahead_of_checkpoint() { bytes } else { 0 }
+        };
+        let groups = self.replicas()?.all().into_iter().map(|group| (need(&group), group));
+        let neediest = groups.max_by_key(|(need, _)| *need).filter(|(need, _)| *need > bound);
+        reconciler.checkpoint = neediest.map(|(_, group)| {
+            tokio::spawn(async move {
+                match group.checkpoint().await {
+                    Ok(()) => tracing::debug!(group = %group.id(), "checkpoint taken"),
+                    Err(error) => tracing::warn!(group = %group.id(), %error, "no checkpoint was taken"),
+                }
+            })
+        });
         Ok(())
     }
 }

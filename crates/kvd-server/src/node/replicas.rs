@@ -82,40 +82,54 @@ impl Replicas {
     /// the word of the meta group it never was on this node before.
     ///
     /// # Errors
-    /// Whatever keeps it from being opened, except that it is lost: then it is noted as such, and this returns `None`.
+    /// Whatever keeps it from being opened, except that it is lost: then it is noted as such, and this returns false.
     pub(super) async fn open(
         &self,
         group: GroupId,
         replica: ReplicaId,
         founders: Option<&[Replica]>,
         minted_just_now: bool,
-    ) -> Result<Option<Group>> {
+    ) -> Result<bool> {
         if let Some(open) = self.group(group) {
             return if open.replica() == replica {
-                Ok(Some(open))
+                Ok(true)
             } else {
                 Err(Error::unavailable(format!("replica {} of group {group} is still open", open.replica())))
             };
         }
-        let opened = match self.parts(group, replica, minted_just_now) {
-            Ok((parts, rebuild)) => Group::open(parts, rebuild || self.disk.distrusts_state()).await,
-            Err(error) => Err(error),
-        };
-        match opened {
+        match self.open_believing(group, replica, minted_just_now).await {
             Ok(opened) => {
                 if let Some(founders) = founders {
                     opened.initialize(founders).await?;
                 }
-                self.open.write().groups.insert(group, opened.clone());
+                self.open.write().groups.insert(group, opened);
                 tracing::info!(%group, %replica, "replica opened");
-                Ok(Some(opened))
+                Ok(true)
             }
-            Err(OpenError::Lost { group, replica, reason }) => {
+            Err(OpenError::Lost { reason, .. } | OpenError::Rows { reason, .. }) => {
                 tracing::error!(%group, %replica, reason, "the replica is lost and must be replaced from its peers");
                 self.open.write().lost.insert(replica, (group, reason));
-                Ok(None)
+                Ok(false)
             }
             Err(OpenError::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Opens a replica on its rows, or if these can't be believed, on rows that are made anew.
+    async fn open_believing(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        minted_just_now: bool,
+    ) -> Result<Group, OpenError> {
+        let (parts, rebuild) = self.parts(group, replica, minted_just_now)?;
+        match Group::open(parts, rebuild || self.disk.distrusts_state()).await {
+            Err(OpenError::Rows { reason, .. }) => {
+                tracing::error!(%group, %replica, reason, "the rows failed their checks; rebuilding them");
+                let (parts, _) = self.parts(group, replica, false)?;
+                Group::open(parts, true).await
+            }
+            opened => opened,
         }
     }
 
@@ -153,27 +167,15 @@ impl Replicas {
         Ok((parts, rebuild))
     }
 
-    /// Closes a replica and opens it again, its rows rebuilt.
-    pub(super) async fn rebuild(&self, group: &Group) -> Result<()> {
-        let (id, replica) = (group.id(), group.replica());
-        self.close(id).await?;
-        let rebuilt = match self.parts(id, replica, false) {
-            Ok((parts, _)) => Group::open(parts, true).await,
-            Err(error) => Err(error),
-        };
-        match rebuilt {
-            Ok(rebuilt) => {
-                tracing::info!(group = %id, %replica, "replica rebuilt");
-                self.open.write().groups.insert(id, rebuilt);
-                Ok(())
-            }
-            Err(OpenError::Lost { group, replica, reason }) => {
-                tracing::error!(%group, %replica, reason, "the replica is lost and must be replaced from its peers");
-                self.open.write().lost.insert(replica, (group, reason));
-                Ok(())
-            }
-            Err(OpenError::Failed(error)) => Err(error),
-        }
+    /// Closes a replica whose rows can't be believed, and clears these for good, so that whenever it is opened next they
+    /// are made anew.
+    pub(super) async fn disbelieve(&self, group: GroupId, replica: ReplicaId) -> Result<()> {
+        self.close(group).await?;
+        let disk = Arc::clone(&self.disk);
+        let cleared = tokio::task::spawn_blocking(move || {
+            disk.table(replica)?.0.clear().map_err(|error| Error::internal(error.to_string()))
+        });
+        cleared.await.map_err(|error| Error::internal(error.to_string()))?
     }
 
     /// Stops a group's replica, if it is open.

@@ -15,35 +15,37 @@ use kvd_proto::{
 };
 use kvd_raft::{CallError, Group, Lane, Transport as _};
 use kvd_types::{
-    Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Result, ShardId,
+    Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Result, ShardId, Write, WriteOp,
     cluster::Placement,
     operation::{Reply, Request, Response, Served},
 };
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::{Node, serve};
+use super::{Node, Ordering, serve};
 
 /// Between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// How long a put should wait that met a full disk.
+const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a request is routed by: the ring, and where leaders were last seen.
 #[derive(Debug)]
 pub(super) struct Routing {
     pub(super) ring: Ring,
     placements: BTreeMap<ShardId, Placement>,
-    seen_leaders: Mutex<BTreeMap<ShardId, NodeId>>,
+    seen_leaders: RwLock<BTreeMap<ShardId, NodeId>>,
 }
 
 impl Routing {
     pub(super) fn new(ring: Ring, placements: BTreeMap<ShardId, Placement>) -> Self {
-        Self { ring, placements, seen_leaders: Mutex::default() }
+        Self { ring, placements, seen_leaders: RwLock::default() }
     }
 
     /// The node to ask for a shard that this node has no replica of, or whose replica knows no leader: where the leader
     /// was last seen, else each voter in turn, the preferred leader's first.
     fn guess(&self, shard: ShardId, tries: usize) -> Option<NodeId> {
-        if let Some(&seen) = self.seen_leaders.lock().get(&shard) {
+        if let Some(&seen) = self.seen_leaders.read().get(&shard) {
             return Some(seen);
         }
         let placement = self.placements.get(&shard)?;
@@ -58,7 +60,10 @@ impl Routing {
     }
 
     fn saw_leader(&self, shard: ShardId, node: Option<NodeId>) {
-        let mut seen = self.seen_leaders.lock();
+        if self.seen_leaders.read().get(&shard).copied() == node {
+            return;
+        }
+        let mut seen = self.seen_leaders.write();
         match node {
             Some(node) => seen.insert(shard, node),
             None => seen.remove(&shard),
@@ -109,8 +114,21 @@ impl Node {
                 format!("this node does not lead shard {shard}"),
             ));
         }
+        self.check_room(&request)?;
         let response = serve::serve(&group, request, deadline).await?;
         Ok(self.reply(&routing, shard, response))
+    }
+
+    /// Refuses puts while the disk has no room for the log's next segment. Deletes go on: they make room.
+    fn check_room(&self, request: &Request) -> Result<()> {
+        let grows = matches!(request, Request::Write(Write { op: WriteOp::Put { .. }, .. }));
+        if grows && self.disk_full.load(Ordering::Relaxed) {
+            return Err(Error::overloaded(
+                FULL_DISK_PAUSE,
+                "the disk of the shard's leader is full; make room, then retry",
+            ));
+        }
+        Ok(())
     }
 
     async fn execute_on(
@@ -159,6 +177,7 @@ impl Node {
         let group = self.replicas()?.group(shard.into());
         let leadership = group.as_ref().map(Group::leadership).unwrap_or_default();
         if let Some(group) = group.filter(|_| leadership.is_self) {
+            self.check_room(&request)?;
             let response = serve::serve(&group, request, deadline).await?;
             return Ok(self.reply(routing, shard, response));
         }

@@ -36,19 +36,23 @@ pub(super) async fn serve(group: &Group, request: Request, deadline: Instant) ->
 async fn serve_unbounded(group: &Group, request: Request) -> Result<Response> {
     match request {
         Request::Get(key) => {
-            let found = read(group).await?.get(&key).map_err(|error| group.read_failed(error))?;
+            let found = read(group).await?.get(&key).map_err(|error| group.read_failed(&error))?;
+            group.check_open()?;
             Ok(Response::Got(found.map(|record| (key, record))))
         }
         Request::BatchGet(keys) => {
             let reader = read(group).await?;
             let found = keys.into_iter().map(|key| {
-                let found = reader.get(&key).map_err(|error| group.read_failed(error))?;
+                let found = reader.get(&key).map_err(|error| group.read_failed(&error))?;
                 Ok(found.map(|record| (key, record)))
             });
-            Ok(Response::GotBatch(found.collect::<Result<_>>()?))
+            let found = found.collect::<Result<_>>()?;
+            group.check_open()?;
+            Ok(Response::GotBatch(found))
         }
         Request::Scan(page) => {
-            let page = scan(read(group).await?, &page).map_err(|error| group.read_failed(error))?;
+            let page = scan(read(group).await?, &page).map_err(|error| group.read_failed(&error))?;
+            group.check_open()?;
             Ok(Response::Page { rows: page.rows, more: page.more })
         }
         Request::Write(write) => {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use kvd_types::{Condition, Outcome, Write, WriteOp, operation::Response};
+use kvd_types::{Condition, Incarnation, Outcome, Write, WriteOp, operation::Response};
 use tempfile::TempDir;
 
 use super::*;
@@ -74,7 +74,7 @@ fn config(dir: &Path, index: usize, ports: &[SocketAddr; 3], seeds: &[String]) -
         ..Config::default()
     };
     config.cluster.shards = 4;
-    config.storage.log_segment_bytes = 1 << 20;
+    config.storage.log_segment_bytes = 8 << 20;
     config.storage.engine = config::Engine::Sled;
     config.resolve().unwrap()
 }

@@ -121,8 +121,9 @@ impl CheckpointStore {
                     known.verified.insert(path, checkpoint.clone());
                     return Ok(Some(checkpoint));
                 }
-                Err(error @ Error::NewerFormat { .. }) => return Err(error),
-                Err(error) => known.note_damage(path, &error),
+                Err(error) if error.is_corruption() => known.note_damage(path, &error),
+                // A newer format, or a file that can't be read just now: neither is damage.
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -139,8 +140,9 @@ impl CheckpointStore {
         for path in self.paths_newest_first()? {
             match self.open_named(&path) {
                 Ok(checkpoint) => checkpoints.push(checkpoint),
-                Err(error @ Error::NewerFormat { .. }) => return Err(error),
-                Err(error) => known.note_damage(path, &error),
+                Err(error) if error.is_corruption() => known.note_damage(path, &error),
+                // A newer format, or a file that can't be read just now: neither is damage.
+                Err(error) => return Err(error),
             }
         }
         Ok(checkpoints)

@@ -1,0 +1,109 @@
+//! What a replica finds when it is opened: rows that may be believed or not, and a log that may contradict them.
+
+use std::{io, sync::Arc};
+
+use kvd_machine::Machine;
+use kvd_storage::{
+    checkpoint::{Checkpoint, CheckpointStore},
+    log::{self, ReplicaLog},
+    table::Table,
+};
+use kvd_types::{Error, GroupId, LogIndex, ReplicaId};
+
+use super::OpenError;
+use crate::{
+    codec,
+    state::{OnApplied, ReplicaState},
+};
+
+/// Takes up a replica's state from its rows, or rebuilds these from the newest checkpoint.
+pub(super) fn state(
+    group: GroupId,
+    replica: ReplicaId,
+    log: &ReplicaLog,
+    table: Arc<Table>,
+    checkpoints: CheckpointStore,
+    on_applied: OnApplied,
+    rebuild: bool,
+) -> Result<ReplicaState, OpenError> {
+    let purged = log.state().purged;
+    let reaches_log = |applied: Option<LogIndex>| purged.is_none_or(|purged| applied >= Some(purged.index));
+    let believed = match Machine::open(group, Arc::clone(&table)) {
+        _ if rebuild => false,
+        Ok(machine) => {
+            let applied = machine.applied();
+            let reaches = reaches_log(applied.map(|position| position.index));
+            if !reaches {
+                tracing::info!(%group, %replica, ?applied, ?purged, "the rows are behind the log; rebuilding them");
+            }
+            reaches
+        }
+        Err(error) => {
+            tracing::error!(%group, %replica, %error, "the rows can't be believed; rebuilding them");
+            false
+        }
+    };
+    let newest = checkpoints.latest().map_err(storage_failed)?;
+    if !believed {
+        rebuild_rows(group, replica, purged, &table, newest.as_ref())?;
+    }
+    let state = ReplicaState::open(group, replica, table, checkpoints, on_applied)?;
+    let applied = state.position().last_log_id.as_ref().map(codec::entry_id);
+    let checkpointed = newest.map(|checkpoint| {
+        let manifest = checkpoint.manifest();
+        log::EntryId { index: manifest.applied_index, term: manifest.applied_term }
+    });
+    if let Some(committed) = applied.into_iter().chain(checkpointed).max_by_key(|id| id.index) {
+        drop_conflicting_tail(log, committed).map_err(|error| Error::internal(error.to_string()))?;
+    }
+    Ok(state)
+}
+
+/// Rows that can't be rebuilt are cleared for good, so that no later start takes them for believable.
+fn rebuild_rows(
+    group: GroupId,
+    replica: ReplicaId,
+    purged: Option<log::EntryId>,
+    table: &Table,
+    newest: Option<&Checkpoint>,
+) -> Result<(), OpenError> {
+    let reached = newest.map(|checkpoint| checkpoint.manifest().applied_index);
+    match (newest, purged) {
+        (Some(checkpoint), purged) if purged.is_none_or(|purged| reached >= Some(purged.index)) => {
+            tracing::info!(%group, %replica, ?reached, "rebuilding the rows from the checkpoint");
+            table.replace(checkpoint.rows()).map_err(storage_failed)
+        }
+        // Without a checkpoint the log has everything since the group began.
+        (_, None) => table.clear().map_err(storage_failed),
+        (newest, Some(purged)) => {
+            table.clear().map_err(storage_failed)?;
+            let reason = match newest {
+                Some(_) => format!("the newest good checkpoint reaches to log index {reached:?}"),
+                None => "there is no good checkpoint".to_owned(),
+            };
+            let reason = format!("{reason}, and the log begins after index {}", purged.index);
+            Err(OpenError::Lost { group, replica, reason })
+        }
+    }
+}
+
+/// Drops entries that were never committed and contradict what was: a checkpoint was installed over them, and the machine
+/// went down before the log had heard of it.
+fn drop_conflicting_tail(log: &ReplicaLog, committed: log::EntryId) -> io::Result<()> {
+    let state = log.state();
+    let agrees = log.id(committed.index) == Some(committed)
+        || state.purged.is_some_and(|purged| purged.index >= committed.index)
+        || state.last.is_none_or(|last| last.index < committed.index);
+    if agrees {
+        return Ok(());
+    }
+    tracing::warn!(group = %log.group(), replica = %log.replica(), ?committed, last = ?state.last,
+        "dropping a tail of the log that contradicts what is committed");
+    let previous = committed.index.get().checked_sub(1).and_then(|index| log.id(LogIndex(index)));
+    log.truncate_after(previous.or(state.purged))?;
+    log.purge(committed)
+}
+
+fn storage_failed(error: kvd_storage::Error) -> OpenError {
+    OpenError::Failed(Error::from(kvd_machine::Error::from(error)))
+}
