@@ -5,7 +5,9 @@
 //!
 //! Every call carries a [`Handshake`] in its metadata: which cluster it belongs to, who calls, which start of that node,
 //! and for whom it is meant. The receiver's [`PeerHandler`] refuses what is not for it, so that a cloned disk, an old copy
-//! put back or another cluster's node is turned away before any of its messages reaches a group.
+//! put back or another cluster's node is turned away before any of its messages reaches a group. A lane's answer carries
+//! the same of the node that answers, and the caller checks it likewise: an old copy's votes and acknowledgements must not
+//! count either.
 //!
 //! Bounds: [`QUEUE_MAX`] calls wait per peer and lane, further ones fail as unreachable; [`CALLS_PER_LANE_MAX`] calls are
 //! served at once per lane, further frames wait in the connection's window.
@@ -14,7 +16,7 @@ mod client;
 mod handshake;
 mod server;
 
-pub use client::{AddressBook, PeerNetwork, connect};
+pub use client::{AddressBook, PeerNetwork, Verify, connect};
 pub use handshake::Handshake;
 pub use server::{PeerHandler, PeerService};
 

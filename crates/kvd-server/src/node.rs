@@ -29,7 +29,7 @@ use kvd_machine::MetaState;
 use kvd_proto::v1;
 use kvd_raft::{
     Group, Role,
-    peer::{AddressBook, Handshake, PeerNetwork, PeerService},
+    peer::{AddressBook, Handshake, PeerNetwork, PeerService, Verify},
 };
 use kvd_storage::identity::Joined;
 use kvd_types::{
@@ -163,7 +163,7 @@ impl Node {
 
     /// Everything between the disk's opening and the order to stop.
     async fn run_tasks(self: &Arc<Self>) -> Result<()> {
-        let Some(joined) = self.join_cluster().await? else { return Ok(()) };
+        let Some(joined) = Arc::clone(self).join_cluster().await? else { return Ok(()) };
         self.open_meta(joined).await?;
         let mut tasks = JoinSet::new();
         let [reconcile, topology, announce, flush, observe, faults] =
@@ -209,7 +209,7 @@ impl Node {
     }
 
     /// Becomes a node of a cluster, or takes up being one. `None` if it was stopped before.
-    async fn join_cluster(&self) -> Result<Option<Joined>> {
+    async fn join_cluster(self: Arc<Self>) -> Result<Option<Joined>> {
         let disk = self.disk()?;
         let joined = match disk.identity().joined {
             Some(joined) => joined,
@@ -223,7 +223,12 @@ impl Node {
             },
         };
         self.joined.set(joined).map_err(|_set| Error::internal("the node joined twice"))?;
-        let network = Arc::new(PeerNetwork::new(self.handshake(NodeId(0)), self.addresses.clone()));
+        let judge = Arc::downgrade(&self);
+        let verify: Verify = Arc::new(move |answering| {
+            let node = judge.upgrade().ok_or_else(|| Error::unavailable("the node has stopped"))?;
+            node.check_answering(answering)
+        });
+        let network = Arc::new(PeerNetwork::new(self.handshake(NodeId(0)), self.addresses.clone(), verify));
         let on_applied = meta::on_applied(&self.meta, Arc::clone(&self.metrics));
         let replicas = Replicas::new(Arc::clone(&disk), Arc::clone(&network) as _, &self.config, on_applied);
         self.network.set(network).map_err(|_set| Error::internal("the network was made twice"))?;

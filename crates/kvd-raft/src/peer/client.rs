@@ -89,9 +89,13 @@ pub async fn connect(address: &str) -> Result<PeerClient<Channel>> {
 /// The gRPC transport.
 pub struct PeerNetwork(Arc<Shared>);
 
+/// Judges the node that answers: whether it is the one that was meant, and no earlier start or copy of it.
+pub type Verify = Arc<dyn Fn(&Handshake) -> Result<()> + Send + Sync>;
+
 struct Shared {
     /// Ours, but for whom it is meant.
     handshake: Handshake,
+    verify: Verify,
     addresses: AddressBook,
     lanes: Mutex<HashMap<(NodeId, Lane), mpsc::Sender<Call>>>,
     /// How many lanes to a node are open.
@@ -105,10 +109,16 @@ struct Call {
 }
 
 impl PeerNetwork {
-    /// A transport that introduces itself so.
+    /// A transport that introduces itself so, and opens lanes to nodes that pass.
     #[must_use]
-    pub fn new(handshake: Handshake, addresses: AddressBook) -> Self {
-        Self(Arc::new(Shared { handshake, addresses, lanes: Mutex::default(), connected: Mutex::default() }))
+    pub fn new(handshake: Handshake, addresses: AddressBook, verify: Verify) -> Self {
+        Self(Arc::new(Shared {
+            handshake,
+            verify,
+            addresses,
+            lanes: Mutex::default(),
+            connected: Mutex::default(),
+        }))
     }
 
     /// Whether a lane to this node is open: it has answered, and not been found silent since.
@@ -231,7 +241,13 @@ impl Shared {
         let request = self.request(to, ReceiverStream::new(outgoing))?;
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, client.lane(request)).await;
         match opened {
-            Ok(Ok(response)) => Ok((frames, response.into_inner())),
+            Ok(Ok(response)) => {
+                // What a copy of the node's disk would answer must not count: it may have forgotten what the node promised.
+                let verified =
+                    Handshake::read(response.metadata()).and_then(|answering| (self.verify)(&answering));
+                verified.map_err(|error| CallError::Refused(to, error.message))?;
+                Ok((frames, response.into_inner()))
+            }
             Ok(Err(status)) => Err(CallError::Refused(to, status.message().to_owned())),
             Err(_elapsed) => Err(CallError::Unreachable(to, "it does not open the lane".to_owned())),
         }

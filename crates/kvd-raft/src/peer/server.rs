@@ -1,8 +1,12 @@
 //! The receiving side.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered},
+};
 use kvd_proto::{
     error::to_status,
     peer::v1::{
@@ -29,6 +33,9 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// # Errors
     /// Whatever is wrong with it, in words that tell an operator what to do.
     fn admit(&self, caller: &Handshake) -> Result<CancellationToken>;
+
+    /// Who this node is, for the callers of its lanes to check.
+    fn introduce(&self) -> Handshake;
 
     /// Says who this node is, to a caller that shows the cluster's token.
     ///
@@ -72,7 +79,7 @@ impl<H: PeerHandler> PeerService<H> {
 
 #[tonic::async_trait]
 impl<H: PeerHandler> Peer for PeerService<H> {
-    type LaneStream = Pin<Box<dyn Stream<Item = Result<p::Frame, Status>> + Send>>;
+    type LaneStream = BoxStream<'static, Result<p::Frame, Status>>;
 
     async fn probe(&self, request: Request<p::ProbeRequest>) -> Result<Response<p::ProbeResponse>, Status> {
         let caller = Handshake::read(request.metadata()).map_err(|error| to_status(&error))?;
@@ -97,7 +104,10 @@ impl<H: PeerHandler> Peer for PeerService<H> {
         let lane = serve_lane(Arc::clone(&self.handler), request.into_inner(), frames);
         let serving = self.serving.clone();
         tokio::spawn(async move { serving.run_until_cancelled(admitted.run_until_cancelled(lane)).await });
-        Ok(Response::new(ReceiverStream::new(outgoing).boxed()))
+        let mut response = Response::new(ReceiverStream::new(outgoing).boxed());
+        let written = self.handler.introduce().write(response.metadata_mut());
+        written.map_err(|error| to_status(&error))?;
+        Ok(response)
     }
 
     async fn send_checkpoint(

@@ -171,10 +171,15 @@ impl Node {
         let Some(joined) = self.joined() else { return };
         let seeds = self.seeds();
         for (seed, answer) in seeds.iter().zip(self.ask_seeds(&seeds).await) {
-            if let Answer::Member { cluster, node } = answer
-                && cluster == joined.cluster
-            {
-                self.addresses.set(node, seed.clone());
+            match answer {
+                Answer::Member { cluster, node } if cluster == joined.cluster => {
+                    self.addresses.set(node, seed.clone());
+                }
+                Answer::Member { cluster, .. } => {
+                    tracing::warn!(seed, theirs = %cluster, ours = %joined.cluster,
+                        "a seed belongs to another cluster than this node's data directory: mend the one or the other");
+                }
+                Answer::Myself | Answer::Empty { .. } | Answer::Silent(_) => {}
             }
         }
     }

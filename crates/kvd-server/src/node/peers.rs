@@ -17,7 +17,7 @@ use kvd_raft::{
     peer::{Handshake, PeerHandler},
 };
 use kvd_types::{
-    Error, ErrorKind, GroupId, Incarnation, ReplicaId, Result,
+    Error, ErrorKind, GroupId, Incarnation, NodeId, ReplicaId, Result,
     cluster::MetaCommand,
     limits::{REQUEST_DEADLINE_DEFAULT, REQUEST_DEADLINE_MAX},
 };
@@ -47,6 +47,10 @@ impl PeerHandler for Peers {
         self.0.check_cluster(caller)?;
         self.0.check_target(caller)?;
         self.0.check_start(caller)
+    }
+
+    fn introduce(&self) -> Handshake {
+        self.0.handshake(NodeId(0))
     }
 
     fn probe(&self, caller: &Handshake) -> Result<p::ProbeResponse> {
@@ -115,6 +119,12 @@ impl Node {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Judges a node that has answered a call.
+    pub(super) fn check_answering(&self, answering: &Handshake) -> Result<()> {
+        self.check_cluster(answering)?;
+        self.check_start(answering).map(drop)
     }
 
     fn check_target(&self, caller: &Handshake) -> Result<()> {
