@@ -31,7 +31,7 @@ use crate::{
     network::{NetworkFactory, NetworkOptions},
     propose::ProposalQueue,
     read::ReadQueue,
-    state::{DrainOptions, Fault, OnApplied, ReplicaState},
+    state::{DrainOptions, Fault, OnApplied, ReplicaState, StateParts},
     state_machine::StateMachine,
     transport::Transport,
     types::{Metrics, TypeConfig},
@@ -39,12 +39,14 @@ use crate::{
 
 mod members;
 mod messages;
-mod open;
+pub(crate) mod open;
 
 pub use members::Members;
 
 /// How long openraft may take to note a checkpoint that was written.
 const CHECKPOINT_NOTE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the core is asked whether it is still there.
+const CORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Log entries in one append request, beside the log reader's bound in bytes.
 const APPEND_ENTRIES_MAX: u64 = 1024;
 
@@ -208,7 +210,8 @@ impl Group {
         let state = {
             let log = log.clone();
             crate::state::blocking(move || {
-                Ok(open::state(group, replica, &log, table, checkpoints, on_applied, rebuild))
+                let parts = StateParts { group, replica, table, checkpoints, drain, on_applied };
+                Ok(open::state(parts, &log, rebuild))
             })
             .await
             .map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
@@ -227,7 +230,7 @@ impl Group {
         let cancelled = CancellationToken::new();
         let tasks = TaskTracker::new();
         // Before openraft starts: it applies what the rows lack as it does so, which may be more than memory takes.
-        tasks.spawn(Arc::clone(&state).drain_loop(drain, cancelled.clone()));
+        tasks.spawn(Arc::clone(&state).drain_loop(cancelled.clone()));
         let started =
             Raft::new(replica, config, network, LogStore::new(log.clone()), StateMachine(Arc::clone(&state)));
         let raft = match started.await {
@@ -246,7 +249,7 @@ impl Group {
         let (proposals, proposer) = ProposalQueue::new(group, raft.clone(), clock);
         let (reads, rounds) = ReadQueue::new(group, raft.clone(), timing.election_timeout_max);
         let (seen, leadership) = watch::channel(Leadership::default());
-        tasks.spawn(watch_leadership(raft.clone(), seen, cancelled.clone()));
+        tasks.spawn(watch_core(raft.clone(), Arc::clone(&state), seen, cancelled.clone()));
         tasks.spawn(proposer.run(cancelled.clone()));
         tasks.spawn(rounds.run(cancelled.clone()));
         tasks.close();
@@ -480,8 +483,13 @@ impl Group {
     }
 }
 
-/// Keeps up with who leads.
-async fn watch_leadership(raft: Raft, seen: watch::Sender<Leadership>, cancelled: CancellationToken) {
+/// Keeps up with who leads, and notices when the core ends by itself.
+async fn watch_core(
+    raft: Raft,
+    state: Arc<ReplicaState>,
+    seen: watch::Sender<Leadership>,
+    cancelled: CancellationToken,
+) {
     let mut metrics = raft.server_metrics();
     loop {
         let leadership = {
@@ -498,9 +506,20 @@ async fn watch_leadership(raft: Raft, seen: watch::Sender<Leadership>, cancelled
             *known = leadership;
             changed
         });
-        tokio::select! {
+        let ended = tokio::select! {
             () = cancelled.cancelled() => return,
-            changed = metrics.changed() => if changed.is_err() { return },
+            changed = metrics.changed() => changed.is_err(),
+            () = tokio::time::sleep(CORE_CHECK_INTERVAL) => false,
+        };
+        // A core that panics says nothing more; it is only found out by being asked.
+        if let Err(fatal) = raft.with_raft_state(|_| ()).await
+            && !cancelled.is_cancelled()
+        {
+            state.report(Fault::Core(fatal.to_string()));
+            return;
+        }
+        if ended {
+            return;
         }
     }
 }

@@ -7,8 +7,8 @@
 //!   moment in which a generation of rows is frozen, so that a frozen generation is always a cut between two entries
 //!   that carries its own place in the log;
 //! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. While a checkpoint
-//!   holds it the engine's rows stand still and writes go on in memory, up to `MEMORY_ROWS_MAX` and
-//!   `MEMORY_BYTES_MAX`; beyond that, applying waits.
+//!   holds it the engine's rows stand still and writes go on in memory, up to
+//!   [`DrainOptions::memory_rows_max`] and [`DrainOptions::memory_bytes_max`]; beyond that, applying waits.
 //!
 //! A fault in the rows (a checksum that fails) is reported once and for good: whoever opened the group stops it and
 //! rebuilds it from checkpoint and log. It is never served.
@@ -34,11 +34,6 @@ use crate::{
     types::{Entry, LogId, SnapshotMeta, StoredMembership},
 };
 
-/// Rows that may wait in memory while the engine's rows stand still; applying waits beyond it.
-const MEMORY_ROWS_MAX: usize = 512 * 1024;
-/// Bytes of such rows.
-const MEMORY_BYTES_MAX: usize = 256 << 20;
-
 /// When rows are drained from memory to the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainOptions {
@@ -46,12 +41,31 @@ pub struct DrainOptions {
     pub rows: usize,
     /// Or this long after the first of them.
     pub interval: Duration,
+    /// Rows that may wait in memory while the engine's rows stand still; applying waits beyond it.
+    pub memory_rows_max: usize,
+    /// Bytes of such rows.
+    pub memory_bytes_max: usize,
 }
 
 impl Default for DrainOptions {
     fn default() -> Self {
-        Self { rows: 2000, interval: Duration::from_millis(20) }
+        Self {
+            rows: 2000,
+            interval: Duration::from_millis(20),
+            memory_rows_max: 512 * 1024,
+            memory_bytes_max: 256 << 20,
+        }
     }
+}
+
+/// What a replica's state is made of.
+pub(crate) struct StateParts {
+    pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
+    pub(crate) table: Arc<Table>,
+    pub(crate) checkpoints: CheckpointStore,
+    pub(crate) drain: DrainOptions,
+    pub(crate) on_applied: OnApplied,
 }
 
 /// What broke, and so what must stop.
@@ -59,6 +73,9 @@ impl Default for DrainOptions {
 pub enum Fault {
     /// The replica's rows can't be believed: stop it and rebuild it from checkpoint and log.
     Rows(String),
+    /// The group's core has ended though nobody asked it to, a bug or a contradiction between replicas: open it again. Its
+    /// rows are sound.
+    Core(String),
     /// Nothing is known of what is durable on this node: stop the process.
     Node(String),
 }
@@ -72,6 +89,7 @@ pub(crate) struct ReplicaState {
     applier: Mutex<Applier>,
     /// Held by whoever moves rows out of memory.
     cut: tokio::sync::Mutex<()>,
+    drain: DrainOptions,
     /// Rows wait in memory.
     rows_waiting: Notify,
     /// Counts drains, so that an applier at the bound can wait for one.
@@ -97,13 +115,8 @@ struct Applier {
 
 impl ReplicaState {
     /// Takes up the state that the table holds.
-    pub(crate) fn open(
-        group: GroupId,
-        replica: ReplicaId,
-        table: Arc<Table>,
-        checkpoints: CheckpointStore,
-        on_applied: OnApplied,
-    ) -> Result<Self> {
+    pub(crate) fn open(parts: StateParts) -> Result<Self> {
+        let StateParts { group, replica, table, checkpoints, drain, on_applied } = parts;
         let machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
         let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
         on_applied(&machine, Duration::ZERO);
@@ -112,6 +125,8 @@ impl ReplicaState {
             replica,
             table,
             checkpoints,
+            drain,
+            on_applied,
             applier: Mutex::new(Applier { machine, last, membership }),
             cut: tokio::sync::Mutex::new(()),
             rows_waiting: Notify::new(),
@@ -119,7 +134,6 @@ impl ReplicaState {
             fault: watch::Sender::new(None),
             prepared: Mutex::default(),
             closed: CancellationToken::new(),
-            on_applied,
         })
     }
 
@@ -238,7 +252,8 @@ impl ReplicaState {
     }
 
     fn has_room(&self) -> bool {
-        self.table.active_rows() <= MEMORY_ROWS_MAX && self.table.active_bytes() <= MEMORY_BYTES_MAX
+        self.table.active_rows() <= self.drain.memory_rows_max
+            && self.table.active_bytes() <= self.drain.memory_bytes_max
     }
 
     /// Freezes what is in memory, as a cut between two entries.
@@ -252,16 +267,16 @@ impl ReplicaState {
     }
 
     /// Drains rows to the engine as they come, until cancelled.
-    pub(crate) async fn drain_loop(self: Arc<Self>, options: DrainOptions, cancelled: CancellationToken) {
+    pub(crate) async fn drain_loop(self: Arc<Self>, cancelled: CancellationToken) {
         loop {
             tokio::select! {
                 () = cancelled.cancelled() => return,
                 () = self.rows_waiting.notified() => {}
             }
-            if self.table.active_rows() < options.rows {
+            if self.table.active_rows() < self.drain.rows {
                 tokio::select! {
                     () = cancelled.cancelled() => return,
-                    () = tokio::time::sleep(options.interval) => {}
+                    () = tokio::time::sleep(self.drain.interval) => {}
                 }
             }
             if self.drain().await.is_err() {

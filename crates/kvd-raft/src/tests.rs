@@ -1,3 +1,5 @@
 //! The crate against openraft's own conformance suite, and groups against each other in one process.
 
 mod conformance;
+mod groups;
+mod harness;

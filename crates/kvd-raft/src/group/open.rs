@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use kvd_machine::Machine;
 use kvd_storage::{
-    checkpoint::{Checkpoint, CheckpointStore},
+    checkpoint::Checkpoint,
     log::{self, ReplicaLog},
     table::Table,
 };
@@ -13,19 +13,13 @@ use kvd_types::{Error, GroupId, LogIndex, ReplicaId};
 use super::OpenError;
 use crate::{
     codec,
-    state::{OnApplied, ReplicaState},
+    state::{ReplicaState, StateParts},
 };
 
 /// Takes up a replica's state from its rows, or rebuilds these from the newest checkpoint.
-pub(super) fn state(
-    group: GroupId,
-    replica: ReplicaId,
-    log: &ReplicaLog,
-    table: Arc<Table>,
-    checkpoints: CheckpointStore,
-    on_applied: OnApplied,
-    rebuild: bool,
-) -> Result<ReplicaState, OpenError> {
+pub(super) fn state(parts: StateParts, log: &ReplicaLog, rebuild: bool) -> Result<ReplicaState, OpenError> {
+    let (group, replica) = (parts.group, parts.replica);
+    let (table, checkpoints) = (Arc::clone(&parts.table), parts.checkpoints.clone());
     let purged = log.state().purged;
     let reaches_log = |applied: Option<LogIndex>| purged.is_none_or(|purged| applied >= Some(purged.index));
     let believed = match Machine::open(group, Arc::clone(&table)) {
@@ -47,7 +41,7 @@ pub(super) fn state(
     if !believed {
         rebuild_rows(group, replica, purged, &table, newest.as_ref())?;
     }
-    let state = ReplicaState::open(group, replica, table, checkpoints, on_applied)?;
+    let state = ReplicaState::open(parts)?;
     let applied = state.position().last_log_id.as_ref().map(codec::entry_id);
     let checkpointed = newest.map(|checkpoint| {
         let manifest = checkpoint.manifest();
@@ -89,7 +83,7 @@ fn rebuild_rows(
 
 /// Drops entries that were never committed and contradict what was: a checkpoint was installed over them, and the machine
 /// went down before the log had heard of it.
-fn drop_conflicting_tail(log: &ReplicaLog, committed: log::EntryId) -> io::Result<()> {
+pub(crate) fn drop_conflicting_tail(log: &ReplicaLog, committed: log::EntryId) -> io::Result<()> {
     let state = log.state();
     let agrees = log.id(committed.index) == Some(committed)
         || state.purged.is_some_and(|purged| purged.index >= committed.index)

@@ -142,33 +142,52 @@ async fn serve_lane<H: PeerHandler>(
     answers: mpsc::Sender<Result<p::Frame, Status>>,
 ) {
     let mut serving: FuturesUnordered<BoxFuture<'static, p::Envelope>> = FuturesUnordered::new();
-    let mut ready = p::Frame::default();
+    let mut ready = Vec::new();
     loop {
-        let room = serving.len() < CALLS_PER_LANE_MAX;
+        let room = serving.len() + ready.len() < CALLS_PER_LANE_MAX;
         tokio::select! {
             frame = calls.message(), if room => match frame {
-                Ok(Some(frame)) => serving.extend(frame.envelopes.into_iter().map(|message| serve(&handler, message))),
+                Ok(Some(frame)) => {
+                    for message in frame.envelopes {
+                        match hand_over(&handler, message) {
+                            Ok(answer) => ready.push(answer),
+                            Err(unfinished) => serving.push(unfinished),
+                        }
+                    }
+                }
                 Ok(None) | Err(_) => return,
             },
-            Some(answer) = serving.next(), if ready.envelopes.len() < FRAME_MESSAGES_MAX => {
-                ready.envelopes.push(answer);
+            Some(answer) = serving.next() => {
+                ready.push(answer);
                 // Whatever else is ready goes along.
-                while ready.envelopes.len() < FRAME_MESSAGES_MAX {
-                    let Some(Some(answer)) = serving.next().now_or_never() else { break };
-                    ready.envelopes.push(answer);
+                while let Some(Some(answer)) = serving.next().now_or_never() {
+                    ready.push(answer);
                 }
             }
-            slot = answers.reserve(), if !ready.envelopes.is_empty() => match slot {
-                Ok(slot) => slot.send(Ok(std::mem::take(&mut ready))),
+            slot = answers.reserve(), if !ready.is_empty() => match slot {
+                Ok(slot) => {
+                    let rest = ready.split_off(ready.len().min(FRAME_MESSAGES_MAX));
+                    slot.send(Ok(p::Frame { envelopes: std::mem::replace(&mut ready, rest) }));
+                }
                 Err(_closed) => return,
             },
         }
     }
 }
 
-/// Serves one call and pairs the answer with it.
-fn serve<H: PeerHandler>(handler: &Arc<H>, message: p::Envelope) -> BoxFuture<'static, p::Envelope> {
+/// Hands a call over, here and now: its answer, or the rest of the way to it.
+///
+/// The order in which calls reach a group matters: an append that overtakes another is answered with a conflict, which
+/// openraft takes for a log that has gone back. So the first step is not left to whatever polls the future first, nor
+/// to tokio's budget for cooperating tasks, which would put off some of them.
+fn hand_over<H: PeerHandler>(
+    handler: &Arc<H>,
+    message: p::Envelope,
+) -> Result<p::Envelope, BoxFuture<'static, p::Envelope>> {
     let call = message.call;
-    let answer = handler.handle(message);
-    async move { p::Envelope { call, ..answer.await } }.boxed()
+    let mut serving = tokio::task::unconstrained(handler.handle(message)).boxed();
+    match serving.as_mut().now_or_never() {
+        Some(answer) => Ok(p::Envelope { call, ..answer }),
+        None => Err(async move { p::Envelope { call, ..serving.await } }.boxed()),
+    }
 }

@@ -13,7 +13,12 @@ use kvd_types::{GroupId, ReplicaId};
 use openraft::{StorageError, testing::log::StoreBuilder};
 use tempfile::TempDir;
 
-use crate::{log_store::LogStore, state::ReplicaState, state_machine::StateMachine, types::TypeConfig};
+use crate::{
+    log_store::LogStore,
+    state::{DrainOptions, ReplicaState, StateParts},
+    state_machine::StateMachine,
+    types::TypeConfig,
+};
 
 struct Builder;
 
@@ -33,8 +38,15 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
         let store = LogStore::new(log.create(group, replica).unwrap());
         let table = Table::open(Arc::new(MemoryEngine::new()), replica).unwrap();
         let checkpoints = CheckpointStore::open(disk, &dir.path().join("checkpoints")).unwrap();
-        let state =
-            ReplicaState::open(group, replica, Arc::new(table), checkpoints, Arc::new(|_, _| {})).unwrap();
+        let state = ReplicaState::open(StateParts {
+            group,
+            replica,
+            table: Arc::new(table),
+            checkpoints,
+            drain: DrainOptions::default(),
+            on_applied: Arc::new(|_, _| {}),
+        });
+        let state = state.unwrap();
         Ok((Disk { _dir: dir, _log: log }, store, StateMachine(Arc::new(state))))
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use kvd_machine::MetaState;
 use kvd_placement::{NodeView, Ring, initial_placement, meta_voters};
-use kvd_raft::Group;
+use kvd_raft::{Fault, Group};
 use kvd_types::{
     GroupId, NodeId, ReplicaId, Result, Term,
     cluster::{MetaCommand, MetaOutcome, NodeState, Placement, Replica},
@@ -155,12 +155,18 @@ impl Node {
         Ok(())
     }
 
-    /// Has broken replicas rebuilt, and asks for successors of lost ones.
+    /// Has stopped replicas opened again, rebuilt if need be, and asks for successors of lost ones.
     async fn mend(&self, state: &MetaState) -> Result<()> {
         let replicas = self.replicas()?;
-        let (broken, _) = replicas.faults();
-        for group in broken {
-            replicas.disbelieve(group.id(), group.replica()).await?;
+        let (stopped, _) = replicas.faults();
+        for (group, fault) in stopped {
+            match fault {
+                Fault::Rows(_) => replicas.disbelieve(group.id(), group.replica()).await?,
+                Fault::Core(_) => replicas.close(group.id()).await?,
+                // The node stops for it.
+                Fault::Node(_) => {}
+            }
+            // The shards' are opened again with all that are placed here.
             if group.id() == GroupId::META && !replicas.open(group.id(), group.replica(), None, false).await?
             {
                 self.fail("this node's replica of the meta group is lost; started again, the node asks for a new one");

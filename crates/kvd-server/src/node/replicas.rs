@@ -48,6 +48,7 @@ impl Replicas {
             drain: DrainOptions {
                 rows: usize::try_from(config.storage.drain_rows).unwrap_or(usize::MAX),
                 interval: config.storage.drain_interval(),
+                ..DrainOptions::default()
             },
             on_applied,
             open: RwLock::default(),
@@ -224,20 +225,18 @@ impl Replicas {
         Ok(())
     }
 
-    /// The replicas that stopped for a fault of their rows, and the fault of the node if there is one.
-    pub(super) fn faults(&self) -> (Vec<Group>, Option<String>) {
-        let mut broken = Vec::new();
+    /// The replicas that have stopped for a fault, and which; a fault of the node is told apart by itself.
+    pub(super) fn faults(&self) -> (Vec<(Group, Fault)>, Option<String>) {
+        let mut stopped = Vec::new();
         let mut node_fault = None;
         for group in self.all() {
-            match &*group.fault().borrow() {
-                Some(Fault::Rows(_)) => broken.push(group.clone()),
-                Some(Fault::Node(what)) => node_fault = Some(what.clone()),
-                None if group.status().role == kvd_raft::Role::Stopped => {
-                    node_fault = Some(format!("group {} has stopped for no known reason", group.id()));
-                }
+            let fault = group.fault().borrow().clone();
+            match fault {
+                Some(Fault::Node(what)) => node_fault = Some(what),
+                Some(fault) => stopped.push((group, fault)),
                 None => {}
             }
         }
-        (broken, node_fault)
+        (stopped, node_fault)
     }
 }

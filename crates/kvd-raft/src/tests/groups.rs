@@ -1,0 +1,242 @@
+//! What a group promises, one claim a test.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvd_storage::{
+    engine::{Batch, Engine as _},
+    log::{Entry, EntryId},
+};
+use kvd_types::{ErrorKind, LogIndex, ReplicaId, Term};
+
+use super::harness::{self, GROUP, Network, Node, leader, put, put_many, until, value};
+use crate::{DrainOptions, Fault, OpenError, Role};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_becomes_few_entries_and_every_replica_applies_them_alike() {
+    let (_network, _nodes, groups) = harness::three().await;
+    let (_, group) = leader(&groups).await;
+    let before = group.status().last_log_index.unwrap().get();
+    put_many(&group, "key-", 2000).await;
+    let entries = group.status().last_log_index.unwrap().get() - before;
+    assert!(entries < 1000, "2000 writes, 256 at a time, took {entries} entries");
+    let applied = group.status().applied_index;
+    until("all have applied it", || groups.iter().all(|group| group.status().applied_index >= applied)).await;
+    until("all hold the same", || {
+        let digests: Option<Vec<_>> = groups.iter().map(|group| group.status().digest).collect();
+        digests.is_some_and(|digests| digests.iter().all(|digest| *digest == digests[0]))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_answers_no_read_and_another_takes_over() {
+    let (network, _nodes, groups) = harness::three().await;
+    let (place, old) = leader(&groups).await;
+    old.propose(put("key", "old")).await.unwrap();
+    network.cut_off(place as u64 + 1);
+    let others: Vec<_> = groups.iter().filter(|group| group.replica() != old.replica()).cloned().collect();
+    let (_, new) = leader(&others).await;
+    new.propose(put("key", "new")).await.unwrap();
+
+    let read = old.read_barrier().await;
+    assert!(read.is_err(), "a stale read was allowed");
+    network.mend(place as u64 + 1);
+    until("the old leader follows", || old.status().role == Role::Follower).await;
+    until("the old leader has what was written", || value(&old, "key").as_deref() == Some("new")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_lets_go_of_the_log_and_brings_up_a_replica_that_missed_everything() {
+    let (_network, mut nodes, mut groups) = harness::three().await;
+    leader(&groups).await;
+    let late = groups.remove(2);
+    let mut late_node = nodes.remove(2);
+    late_node.crash(&late).await;
+    let (_, group) = leader(&groups).await;
+    put_many(&group, "key-", 3000).await;
+    for group in &groups {
+        let applied = group.status().applied_index;
+        group.checkpoint().await.unwrap();
+        assert!(group.status().checkpoint_index >= applied);
+        assert!(!group.lacks_checkpoint());
+    }
+    until("the log is purged right up to the checkpoint", || group.pinned_log_bytes() == 0).await;
+
+    // Nothing but the checkpoint can bring it up.
+    let late = late_node.open().await;
+    until("it has caught up", || late.status().digest == group.status().digest).await;
+    assert_eq!(value(&late, "key-2999").as_deref(), Some("key-2999"));
+    assert!(late.status().checkpoint_index.is_some(), "it was sent a checkpoint");
+    group.propose(put("after", "that")).await.unwrap();
+    until("it follows the log again", || value(&late, "after").is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_applies_more_of_its_log_at_start_than_memory_may_hold() {
+    let (network, mut nodes, groups) = harness::three().await;
+    let (_, group) = leader(&groups).await;
+    put_many(&group, "key-", 3000).await;
+    let last = groups[2].clone();
+    until("all have it", || value(&last, "key-2999").is_some()).await;
+    nodes[2].crash(&last).await;
+    network.cut_off(3);
+    nodes[2].drain = DrainOptions { memory_rows_max: 50, ..DrainOptions::default() };
+    let opened = tokio::time::timeout(harness::PATIENCE, nodes[2].open()).await.expect("it opens");
+    assert_eq!(value(&opened, "key-0").as_deref(), Some("key-0"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_cannot_be_written_costs_the_group_nothing() {
+    let (_network, nodes, groups) = harness::three().await;
+    let (place, group) = leader(&groups).await;
+    group.propose(put("key", "value")).await.unwrap();
+    // A file where the directory should be.
+    std::fs::remove_dir_all(&nodes[place].checkpoints).unwrap();
+    std::fs::write(&nodes[place].checkpoints, "in the way").unwrap();
+    let failed = group.checkpoint().await.unwrap_err();
+    assert_eq!(failed.kind, ErrorKind::Unavailable, "{failed}");
+    group.propose(put("key", "another")).await.unwrap();
+    group.read_barrier().await.unwrap();
+    assert!(group.fault().borrow().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_fail_their_checks_while_the_log_is_applied_are_reported_and_rebuilt() {
+    let network = Network::default();
+    let mut node = Node::new(1, &network);
+    let group = node.open().await;
+    group.initialize(&[node.replica()]).await.unwrap();
+    let (_, group) = leader(&[group]).await;
+    group.propose(put("key", "first")).await.unwrap();
+    // A clean stop, so that the engine has the row, and a flush; then one entry more, which the engine lacks.
+    network_stop(&mut node, &group).await;
+    let group = node.open().await;
+    leader(std::slice::from_ref(&group)).await;
+    group.propose(put("key", "second")).await.unwrap();
+    node.crash(&group).await;
+
+    let tree = node.engine.tree("r1.a").unwrap();
+    let mut damage = Batch::default();
+    let rows: Vec<_> =
+        tree.scan(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded).map(Result::unwrap).collect();
+    for (key, value) in rows.iter().filter(|(key, _)| key.ends_with(b"key")) {
+        let mut flipped = value.to_vec();
+        *flipped.last_mut().unwrap() ^= 1;
+        damage.put(key.clone(), Bytes::from(flipped));
+    }
+    assert!(!damage.is_empty());
+    tree.apply(damage).unwrap();
+
+    let refused = node.try_open(false).await.err().expect("the damage is found");
+    assert!(matches!(refused, OpenError::Rows { replica: ReplicaId(1), .. }), "{refused}");
+    let rebuilt = node.try_open(true).await.unwrap();
+    assert_eq!(value(&rebuilt, "key").as_deref(), Some("second"));
+}
+
+/// Stops a replica cleanly: everything is drained and flushed.
+async fn network_stop(node: &mut Node, group: &crate::Group) {
+    group.shutdown().await.unwrap();
+    node.engine.flush().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_checkpoint_and_log_a_replica_is_lost_and_stays_so() {
+    let network = Network::default();
+    let mut node = Node::new(1, &network);
+    let group = node.open().await;
+    group.initialize(&[node.replica()]).await.unwrap();
+    let (_, group) = leader(&[group]).await;
+    put_many(&group, "key-", 100).await;
+    group.checkpoint().await.unwrap();
+    node.crash(&group).await;
+    for file in std::fs::read_dir(&node.checkpoints).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    for _ in 0..2 {
+        let lost = node.try_open(true).await.err().expect("nothing is left to rebuild it from");
+        assert!(matches!(lost, OpenError::Lost { .. }), "{lost}");
+    }
+    // Nor are its old rows believed by a start that has no reason to doubt them.
+    let lost = node.try_open(false).await.err().expect("its rows were cleared for good");
+    assert!(matches!(lost, OpenError::Lost { .. }), "{lost}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_that_contradicts_what_is_committed_is_dropped() {
+    let network = Network::default();
+    let node = Node::new(1, &network);
+    let log = node.log.replica(GROUP, ReplicaId(1)).unwrap();
+    let entry = |term: u64, index: u64| Entry {
+        index: LogIndex(index),
+        term: Term(term),
+        payload: Bytes::from_static(&[0]),
+    };
+    let (done, durable) = tokio::sync::oneshot::channel();
+    let entries = (0..10).map(|index| entry(1, index)).collect();
+    log.append(entries, Box::new(move |result| drop(done.send(result))));
+    durable.await.unwrap().unwrap();
+
+    let committed = EntryId { index: LogIndex(5), term: Term(2) };
+    crate::group::open::drop_conflicting_tail(&log, committed).unwrap();
+    assert_eq!(log.state().last, Some(committed));
+    assert_eq!(log.state().purged, Some(committed));
+
+    let agreed = EntryId { index: LogIndex(3), term: Term(1) };
+    crate::group::open::drop_conflicting_tail(&log, agreed).unwrap();
+    assert_eq!(log.state().purged, Some(committed), "what is purged already can't contradict");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_dead_has_not_caught_up() {
+    let (network, _nodes, groups) = harness::three().await;
+    let (place, group) = leader(&groups).await;
+    let other = groups.iter().find(|other| other.replica() != group.replica()).unwrap().replica();
+    until("both have caught up", || group.members().is_caught_up(other)).await;
+    network.cut_off(other.get());
+    until("it no longer counts", || !group.members().is_caught_up(other)).await;
+    let refused = group.transfer_leader(other, Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::FailedPrecondition, "{refused}");
+    assert!(groups[place].leadership().is_self);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_moves_to_where_it_is_asked_to() {
+    let (_network, _nodes, groups) = harness::three().await;
+    let (_, group) = leader(&groups).await;
+    let to = groups.iter().find(|other| other.replica() != group.replica()).unwrap();
+    until("it has caught up", || group.members().is_caught_up(to.replica())).await;
+    group.transfer_leader(to.replica(), Duration::from_secs(30)).await.unwrap();
+    let (_, led) = leader(&groups).await;
+    assert_eq!(led.replica(), to.replica());
+    to.propose(put("key", "value")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_core_that_ends_by_itself_is_noticed_and_the_group_can_be_opened_again() {
+    let (network, mut nodes, mut groups) = harness::three().await;
+    let (place, _) = leader(&groups).await;
+    let follower = (place + 1) % 3;
+    put_many(&groups[place], "key-", 10).await;
+    let last = groups[follower].clone();
+    until("it has all of it", || value(&last, "key-9").is_some()).await;
+    nodes[follower].crash(&last).await;
+    // What must never happen: a replica comes back under its id with its log forgotten. Its leader can't go on.
+    let forgetful = Node::new(follower as u64 + 1, &network);
+    let back = forgetful.open().await;
+    let broken = groups[place].clone();
+    until("the leader's end is noticed", || matches!(&*broken.fault().borrow(), Some(Fault::Core(_)))).await;
+    assert!(broken.check_open().is_err());
+    network.cut_off(follower as u64 + 1);
+    nodes[place].crash(&broken).await;
+    groups[place] = nodes[place].open().await;
+    let mut rest = groups.clone();
+    rest.remove(follower);
+    let (_, led) = leader(&rest).await;
+    assert_eq!(value(&led, "key-9").as_deref(), Some("key-9"));
+    back.shutdown().await.unwrap();
+}
