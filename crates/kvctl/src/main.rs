@@ -4,7 +4,7 @@
 //! - [`cli`]: the verbs and flags.
 //! - [`command`]: what each verb does.
 //! - [`output`]: how results look, as tables or JSON.
-//! - [`line`]: the lines of an import or export.
+//! - [`mod@line`]: the lines of an import or export.
 //! - [`failure`]: errors as messages and exit codes.
 //!
 //! # Its manners
