@@ -40,7 +40,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use state::{Founding, MetaState};
+pub use state::{Founding, MetaState, ReplacedNode};
 
 /// The state machine of one replica of the meta group.
 #[derive(Debug)]

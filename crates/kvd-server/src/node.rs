@@ -280,9 +280,18 @@ impl Node {
         let register = MetaCommand::RegisterNode {
             join_nonce: self.disk()?.identity().join_nonce,
             profile: self.config.profile(),
+            replaces: None,
         };
         match self.ask_any_peer(register, deadline).await? {
-            MetaOutcome::NodeRegistered { meta_replica, .. } if meta_replica != lost => Ok(meta_replica),
+            MetaOutcome::NodeRegistered { node, meta_replica }
+                if node == joined.node && meta_replica != lost =>
+            {
+                Ok(meta_replica)
+            }
+            MetaOutcome::Refused(why) => {
+                self.fail(format!("the cluster refuses this node: {why}"));
+                Err(Error::unavailable("refused"))
+            }
             other => Err(Error::unavailable(format!("the meta group answered {other:?}"))),
         }
     }
@@ -317,7 +326,12 @@ impl Node {
             start_nonce: self.start_nonce,
             profile: self.config.profile(),
         };
-        self.propose_meta(command, Instant::now() + ANNOUNCE_TIMEOUT).await
+        match self.propose_meta(command.clone(), Instant::now() + ANNOUNCE_TIMEOUT).await {
+            // A node that the others turn away, because its disk is a copy or its place is taken, never hears of a leader, or
+            // believes in one that is not where it was. Asked for this, they tell it why.
+            Err(_) => self.ask_any_peer(command, Instant::now() + ANNOUNCE_TIMEOUT).await,
+            announced => announced,
+        }
     }
 
     /// The founder's first entry, proposed until it stands.

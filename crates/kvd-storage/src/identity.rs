@@ -130,8 +130,8 @@ impl Identity {
             if has_data {
                 return refused(
                     "it has a node's data but no IDENTITY, so it can't be told whose data that is. If the file was \
-                     lost, start this node with an empty directory: it joins as a new node, and the old one can be \
-                     removed from the cluster",
+                     lost, remove the directory, or start with an empty one: the node then joins as a new one under the \
+                     same addresses and takes the old one's place",
                 );
             }
             return Ok(None);
@@ -140,8 +140,9 @@ impl Identity {
         if log_files.is_none() || (identity.joined.is_some() && log_files == Some(0)) {
             return refused(
                 "its IDENTITY is there but its log is gone, so the node has forgotten its votes and entries and must \
-                 not come back under its old id. Put the log back if it is mounted elsewhere; else remove the directory: \
-                 the node then joins as a new one, and the old one can be removed from the cluster",
+                 not come back under its old id. Put the log back if it is mounted elsewhere; else remove the \
+                 directory, or start with an empty one: the node then joins as a new one under the same addresses and \
+                 takes the old one's place",
             );
         }
         Ok(Some(identity))

@@ -76,7 +76,7 @@ pub struct Placement {
     /// The replicas that should follow without a vote (of the meta group only, so far).
     pub learners: Vec<Replica>,
     /// Replicas that have been replaced and may still be members: once the leader has taken them out they are dropped from
-    /// here, and their nodes discard them.
+    /// here, and their nodes discard them. Their nodes may have been replaced themselves, and be in the registry no more.
     pub retiring: Vec<Replica>,
     /// The voters that the group was created with: they start it, and nobody else may.
     pub founders: Vec<Replica>,
@@ -148,6 +148,10 @@ pub enum MetaCommand {
         join_nonce: u128,
         /// What it says of itself.
         profile: NodeProfile,
+        /// The node that had its addresses and has lost its disk, if it comes in place of one: it gets a successor of each
+        /// of that node's replicas, and that node leaves the cluster for good. Only a node that has seen the new one
+        /// answer at the address may say so; never the new one itself.
+        replaces: Option<NodeId>,
     },
     /// A node has started.
     AnnounceStart {

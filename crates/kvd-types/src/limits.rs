@@ -72,6 +72,9 @@ pub const META_VOTERS_MAX: usize = 5;
 pub const RETIRING_REPLICAS_MAX: usize = 16;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 1000;
+/// Replaced nodes that a cluster remembers by their join nonce, the ones with the lowest ids forgotten first. A forgotten one
+/// stays out all the same: by its id, which is never given again.
+pub const REPLACED_NODES_MAX: usize = 1000;
 /// Longest zone name, address or other label, in bytes.
 pub const LABEL_BYTES_MAX: usize = 255;
 /// The lowest and highest weight of a node or shard. 100 is the usual one.

@@ -88,9 +88,11 @@ pub(super) fn addresses_are_free(
             if let Some((their_name, _)) = theirs.iter().find(|(_, their_address)| *their_address == address)
             {
                 return Err(format!(
-                    "the {name} address {address} is already the {their_name} address of node {}: give this node \
-                     another address, or, if it is that node, start it with that node's data directory",
-                    node.id
+                    "the {name} address {address} is already the {their_name} address of node {id}: give this node \
+                     another address, or, if it is that node, start it with that node's data directory. If that \
+                     directory is lost, stop whatever still runs as node {id}, and start a node with an empty directory \
+                     at all of its addresses: it takes its place",
+                    id = node.id
                 ));
             }
         }
@@ -119,10 +121,12 @@ pub(super) fn nodes(state: &MetaState, nodes: &[NodeId]) -> Result<(), Refusal> 
 
 /// That a node is known.
 pub(super) fn node_is_known(state: &MetaState, node: NodeId) -> Result<(), Refusal> {
-    if state.nodes.contains_key(&node) { Ok(()) } else { Err(unknown_node(node)) }
+    if state.nodes.contains_key(&node) { Ok(()) } else { Err(unknown_node(state, node)) }
 }
 
 /// What to say of a node that isn't known.
-pub(super) fn unknown_node(node: NodeId) -> Refusal {
-    format!("there is no node {node} in this cluster: list the nodes and name one of them")
+pub(super) fn unknown_node(state: &MetaState, node: NodeId) -> Refusal {
+    state.farewell(node).unwrap_or_else(|| {
+        format!("there is no node {node} in this cluster: list the nodes and name one of them")
+    })
 }

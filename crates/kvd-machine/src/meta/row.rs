@@ -10,7 +10,7 @@ use kvd_types::{
 };
 use prost::{Enumeration, Message};
 
-use super::{Founding, MetaState};
+use super::{Founding, MetaState, ReplacedNode};
 use crate::{Error, rows};
 
 /// The state of the cluster.
@@ -28,6 +28,18 @@ struct StateRow {
     next_node: u64,
     #[prost(uint64, tag = "6")]
     next_replica: u64,
+    #[prost(message, repeated, tag = "7")]
+    replaced: Vec<ReplacedRow>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ReplacedRow {
+    #[prost(uint64, tag = "1")]
+    node: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    join_nonce: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    successor: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -121,6 +133,15 @@ pub(super) fn encode(state: &MetaState) -> Bytes {
         placements: state.placements.values().map(PlacementRow::from).collect(),
         next_node: state.next_node.get(),
         next_replica: state.next_replica.get(),
+        replaced: state
+            .replaced
+            .iter()
+            .map(|(node, replaced)| ReplacedRow {
+                node: node.get(),
+                join_nonce: replaced.join_nonce.to_be_bytes().to_vec(),
+                successor: replaced.successor.get(),
+            })
+            .collect(),
     };
     row.encode_to_vec().into()
 }
@@ -138,15 +159,24 @@ impl StateRow {
             .into_iter()
             .map(|row| row.into_node().map(|node| (node.id, node)))
             .collect::<Result<_, _>>()?;
+        let replaced = self.replaced.iter().map(ReplacedRow::to_replaced).collect::<Result<_, _>>()?;
         let placements = self.placements.into_iter().map(|row| (GroupId(row.group), row.into())).collect();
         Ok(MetaState {
             epoch: MetaEpoch(self.epoch),
             founding: self.founding.map(FoundingRow::into_founding).transpose()?,
             nodes,
             placements,
+            replaced,
             next_node: NodeId(self.next_node),
             next_replica: ReplicaId(self.next_replica),
         })
+    }
+}
+
+impl ReplacedRow {
+    fn to_replaced(&self) -> Result<(NodeId, ReplacedNode), &'static str> {
+        let join_nonce = number(&self.join_nonce)?;
+        Ok((NodeId(self.node), ReplacedNode { join_nonce, successor: NodeId(self.successor) }))
     }
 }
 

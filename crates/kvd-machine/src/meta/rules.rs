@@ -11,11 +11,11 @@ use kvd_types::{
         MetaCommand, MetaOutcome, Node, NodeProfile, NodeState, Placement, Replica, RingShard, RingSpec,
         Settings,
     },
-    limits::{META_VOTERS_MAX, NODES_MAX, RETIRING_REPLICAS_MAX, WEIGHT_DEFAULT},
+    limits::{META_VOTERS_MAX, NODES_MAX, REPLACED_NODES_MAX, RETIRING_REPLICAS_MAX, WEIGHT_DEFAULT},
 };
 
 use super::{
-    Founding, MetaState,
+    Founding, MetaState, ReplacedNode,
     check::{self, Refusal},
 };
 
@@ -33,7 +33,9 @@ impl MetaState {
                 self.create_cluster(*cluster, settings, *join_nonce, profile)
             }
             _ if self.founding.is_none() => Err("there is no cluster yet: create it first".to_owned()),
-            MetaCommand::RegisterNode { join_nonce, profile } => self.register_node(*join_nonce, profile),
+            MetaCommand::RegisterNode { join_nonce, profile, replaces } => {
+                self.register_node(*join_nonce, profile, *replaces)
+            }
             MetaCommand::AnnounceStart { node, incarnation, start_nonce, profile } => {
                 self.announce_start(*node, *incarnation, *start_nonce, profile)
             }
@@ -84,7 +86,7 @@ impl MetaState {
         Ok(MetaOutcome::NodeRegistered { node, meta_replica: founder.id })
     }
 
-    fn register_node(&mut self, join_nonce: u128, profile: &NodeProfile) -> Ruling {
+    fn register_node(&mut self, join_nonce: u128, profile: &NodeProfile, replaces: Option<NodeId>) -> Ruling {
         if let Some(node) = self.nodes.values().find(|node| node.join_nonce == join_nonce).map(|node| node.id)
         {
             let replica = self.placement(GroupId::META)?.on_node(node);
@@ -95,15 +97,58 @@ impl MetaState {
                 }
             };
         }
+        if let Some((&node, _)) = self.replaced.iter().find(|(_, replaced)| replaced.join_nonce == join_nonce)
+        {
+            return Err(check::unknown_node(self, node));
+        }
         check::profile(profile)?;
-        check::addresses_are_free(self, &profile.addresses, None)?;
-        if self.nodes.len() >= NODES_MAX {
-            return Err(format!("the cluster has {NODES_MAX} nodes, which is the most that it can have"));
+        check::addresses_are_free(self, &profile.addresses, replaces)?;
+        let node = match replaces {
+            Some(lost) => self.replace_node(lost, join_nonce, profile)?,
+            None if self.nodes.len() >= NODES_MAX => {
+                return Err(format!("the cluster has {NODES_MAX} nodes, which is the most that it can have"));
+            }
+            None => self.add_node(join_nonce, profile),
+        };
+        let meta_replica = if let Some(successor) = self.placement(GroupId::META)?.on_node(node) {
+            successor
+        } else {
+            let replica = self.mint_replica(node);
+            self.placement_mut(GroupId::META)?.learners.push(replica);
+            replica
+        };
+        Ok(MetaOutcome::NodeRegistered { node, meta_replica: meta_replica.id })
+    }
+
+    /// A new node in place of one that has lost its disk, with a successor of each of its replicas.
+    fn replace_node(
+        &mut self,
+        lost: NodeId,
+        join_nonce: u128,
+        profile: &NodeProfile,
+    ) -> Result<NodeId, Refusal> {
+        let gone = self.nodes.remove(&lost).ok_or_else(|| check::unknown_node(self, lost))?;
+        let (theirs, ours) = (&gone.profile.addresses.peer, &profile.addresses.peer);
+        if theirs != ours {
+            return Err(format!(
+                "node {lost} is at the peer address {theirs}, the node that would replace it at {ours}: start the new \
+                 one at the addresses of the one that it replaces"
+            ));
         }
         let node = self.add_node(join_nonce, profile);
-        let replica = self.mint_replica(node);
-        self.placement_mut(GroupId::META)?.learners.push(replica);
-        Ok(MetaOutcome::NodeRegistered { node, meta_replica: replica.id })
+        let held: Vec<(GroupId, ReplicaId)> = self
+            .placements
+            .values()
+            .filter_map(|placement| Some((placement.group, placement.on_node(lost)?.id)))
+            .collect();
+        for (group, replica) in held {
+            self.succeed(group, replica, node)?;
+        }
+        self.replaced.insert(lost, ReplacedNode { join_nonce: gone.join_nonce, successor: node });
+        while self.replaced.len() > REPLACED_NODES_MAX {
+            self.replaced.pop_first();
+        }
+        Ok(node)
     }
 
     fn announce_start(
@@ -113,7 +158,7 @@ impl MetaState {
         start_nonce: u128,
         profile: &NodeProfile,
     ) -> Ruling {
-        let node = self.nodes.get(&id).ok_or_else(|| check::unknown_node(id))?;
+        let node = self.nodes.get(&id).ok_or_else(|| check::unknown_node(self, id))?;
         if incarnation == Incarnation(0) {
             return Err(format!("node {id} announces start number 0: starts are counted from 1"));
         }
@@ -129,7 +174,7 @@ impl MetaState {
         }
         check::profile(profile)?;
         check::addresses_are_free(self, &profile.addresses, Some(id))?;
-        let node = self.nodes.get_mut(&id).ok_or_else(|| check::unknown_node(id))?;
+        let Some(node) = self.nodes.get_mut(&id) else { return Err(check::unknown_node(self, id)) };
         node.incarnation = incarnation;
         node.start_nonce = start_nonce;
         node.profile = profile.clone();
@@ -137,7 +182,8 @@ impl MetaState {
     }
 
     fn set_node_state(&mut self, id: NodeId, state: NodeState) -> Ruling {
-        self.nodes.get_mut(&id).ok_or_else(|| check::unknown_node(id))?.state = state;
+        let Some(node) = self.nodes.get_mut(&id) else { return Err(check::unknown_node(self, id)) };
+        node.state = state;
         Ok(MetaOutcome::Done)
     }
 
@@ -261,34 +307,38 @@ impl MetaState {
             return Err(no_replica(group, lost));
         }
         check::node_is_known(self, node)?;
-        if placement.retiring.len() >= RETIRING_REPLICAS_MAX {
-            return Err(format!(
-                "group {group} has {RETIRING_REPLICAS_MAX} replicas that wait for their removal: let its leader remove \
-                 them first"
-            ));
-        }
         if let Some(other) = placement.on_node(node).filter(|replica| replica.id != lost) {
             return Err(format!(
                 "node {node} has replica {} of group {group} already: name a node that has none",
                 other.id
             ));
         }
+        let successor = self.succeed(group, lost, node)?;
+        Ok(MetaOutcome::ReplicaReplaced { successor: successor.id })
+    }
+
+    /// Puts a new replica in the place of another one, which retires.
+    fn succeed(&mut self, group: GroupId, lost: ReplicaId, node: NodeId) -> Result<Replica, Refusal> {
         let successor = self.mint_replica(node);
         let placement = self.placement_mut(group)?;
+        if placement.retiring.len() >= RETIRING_REPLICAS_MAX {
+            return Err(format!(
+                "group {group} has {RETIRING_REPLICAS_MAX} replicas that wait for their removal: let its leader remove \
+                 them first"
+            ));
+        }
         let place = placement
             .voters
             .iter_mut()
             .chain(&mut placement.learners)
             .find(|replica| replica.id == lost)
-            .ok_or_else(|| {
-                format!("group {group} has no replica {lost}: list its replicas and name one of them")
-            })?;
+            .ok_or_else(|| no_replica(group, lost))?;
         let retired = std::mem::replace(place, successor);
         placement.retiring.push(retired);
         if placement.preferred_leader == lost {
             placement.preferred_leader = successor.id;
         }
-        Ok(MetaOutcome::ReplicaReplaced { successor: successor.id })
+        Ok(successor)
     }
 
     fn drop_retired(&mut self, group: GroupId, replicas: &[ReplicaId]) -> Ruling {

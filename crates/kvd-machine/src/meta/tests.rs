@@ -10,14 +10,16 @@ use kvd_types::{
         Settings,
     },
     limits::{
-        LABEL_BYTES_MAX, META_VOTERS_MAX, NODES_MAX, RETIRING_REPLICAS_MAX, SHARDS_MAX, WEIGHT_DEFAULT,
-        WEIGHT_RANGE,
+        LABEL_BYTES_MAX, META_VOTERS_MAX, NODES_MAX, REPLACED_NODES_MAX, RETIRING_REPLICAS_MAX, SHARDS_MAX,
+        WEIGHT_DEFAULT, WEIGHT_RANGE,
     },
 };
 use proptest::prelude::*;
 
 use super::{MetaState, row};
 use crate::tests::Replica;
+
+mod replaced;
 
 const DONE: MetaOutcome = MetaOutcome::Done;
 
@@ -39,7 +41,12 @@ fn create(settings: Settings, profile: NodeProfile) -> MetaCommand {
 }
 
 fn register(nonce: u128) -> MetaCommand {
-    MetaCommand::RegisterNode { join_nonce: nonce, profile: profile(&format!("n{nonce}")) }
+    MetaCommand::RegisterNode { join_nonce: nonce, profile: profile(&format!("n{nonce}")), replaces: None }
+}
+
+/// A node that comes in place of another one, at addresses of this name.
+fn register_instead(nonce: u128, of: u64, name: &str) -> MetaCommand {
+    MetaCommand::RegisterNode { join_nonce: nonce, profile: profile(name), replaces: Some(NodeId(of)) }
 }
 
 fn announce(node: u64, incarnation: u64, start_nonce: u128, profile: NodeProfile) -> MetaCommand {
@@ -208,7 +215,8 @@ fn profiles_are_checked_wherever_they_come() {
     ] {
         Replica::new(GroupId::META).refuses(create(settings(1, 1, 1), bad.clone()), part);
         let mut cluster = four_nodes();
-        cluster.refuses(MetaCommand::RegisterNode { join_nonce: 9, profile: bad.clone() }, part);
+        cluster
+            .refuses(MetaCommand::RegisterNode { join_nonce: 9, profile: bad.clone(), replaces: None }, part);
         cluster.refuses(announce(2, 1, 1, bad), part);
     }
     let mut cluster = four_nodes();
@@ -218,7 +226,7 @@ fn profiles_are_checked_wherever_they_come() {
         fine.addresses.peer = good.to_owned();
         fine.zone = String::new();
         let MetaOutcome::NodeRegistered { .. } =
-            cluster.run(MetaCommand::RegisterNode { join_nonce, profile: fine })
+            cluster.run(MetaCommand::RegisterNode { join_nonce, profile: fine, replaces: None })
         else {
             panic!("{good} was refused")
         };
@@ -240,7 +248,7 @@ fn nodes_do_not_share_addresses() {
     let mut twin = profile("x");
     twin.addresses.http = "n103:1".to_owned();
     let part = "http address n103:1 is already the client address of node 3";
-    cluster.refuses(MetaCommand::RegisterNode { join_nonce: 9, profile: twin.clone() }, part);
+    cluster.refuses(MetaCommand::RegisterNode { join_nonce: 9, profile: twin.clone(), replaces: None }, part);
     cluster.refuses(announce(4, 1, 1, twin.clone()), part);
     cluster.runs(announce(3, 1, 1, twin), &DONE, true);
 }
@@ -447,6 +455,8 @@ fn damaged_state_is_corruption() {
         // A node without a state, a nonce of one byte.
         Bytes::from_static(b"\x1a\x02\x08\x01"),
         Bytes::from_static(b"\x1a\x05\x12\x01\x01\x40\x01"),
+        // A replaced node without a nonce.
+        Bytes::from_static(b"\x3a\x02\x08\x01"),
     ] {
         let error = row::decode(damaged).unwrap_err();
         assert!(matches!(error, crate::Error::Corrupt { .. }), "{error}");
@@ -471,7 +481,11 @@ fn command() -> impl Strategy<Value = MetaCommand> {
             create(settings(factor, shards, initial_nodes), profile)
         }),
         6 => (0..12_u128, small_profile())
-            .prop_map(|(join_nonce, profile)| MetaCommand::RegisterNode { join_nonce, profile }),
+            .prop_map(|(join_nonce, profile)| MetaCommand::RegisterNode { join_nonce, profile, replaces: None }),
+        // At the address of the node that registered under the name, if it has not moved.
+        4 => (0..12_u128, 0..12_u8, 1..8_u64).prop_map(|(join_nonce, name, lost)| {
+            register_instead(join_nonce, lost, &format!("p{name}"))
+        }),
         3 => (1..8_u64, 0..4_u64, 0..3_u128, small_profile())
             .prop_map(|(node, incarnation, nonce, profile)| announce(node, incarnation, nonce, profile)),
         1 => (1..8_u64, any::<bool>()).prop_map(|(node, draining)| MetaCommand::SetNodeState {
@@ -507,7 +521,9 @@ fn check(state: &MetaState) {
         }
         for member in placement.replicas() {
             assert!(ids.insert(member.id), "{} is there twice", member.id);
-            assert!(member.id < state.next_replica && state.nodes.contains_key(&member.node));
+            assert!(member.id < state.next_replica);
+            let here = state.nodes.contains_key(&member.node);
+            assert!(here || (placement.retiring.contains(&member) && state.is_replaced(member.node)));
         }
         assert!(placement.voters.iter().any(|voter| voter.id == placement.preferred_leader));
         assert!(placement.retiring.len() <= RETIRING_REPLICAS_MAX);
@@ -519,6 +535,13 @@ fn check(state: &MetaState) {
         let Addresses { client, peer, http } = &node.profile.addresses;
         assert!([client, peer, http].into_iter().all(|address| addresses.insert(address)));
         assert!(state.placements[&GroupId::META].on_node(*id).is_some());
+    }
+    for (id, replaced) in &state.replaced {
+        assert!(state.is_replaced(*id) && *id < replaced.successor && replaced.successor < state.next_node);
+        assert!(state.nodes.values().all(|node| node.join_nonce != replaced.join_nonce));
+    }
+    for id in (1..state.next_node.get()).map(NodeId) {
+        assert_eq!(state.nodes.contains_key(&id), state.farewell(id).is_none());
     }
 }
 

@@ -22,9 +22,10 @@ pub fn meta_command_to_wire(command: MetaCommand) -> p::MetaCommand {
                 profile: Some(profile_to_wire(profile)),
             })
         }
-        MetaCommand::RegisterNode { join_nonce, profile } => Kind::RegisterNode(p::RegisterNode {
+        MetaCommand::RegisterNode { join_nonce, profile, replaces } => Kind::RegisterNode(p::RegisterNode {
             join_nonce: Some(nonce_to_wire(join_nonce)),
             profile: Some(profile_to_wire(profile)),
+            replaces: replaces.map_or(0, NodeId::get),
         }),
         MetaCommand::AnnounceStart { node, incarnation, start_nonce, profile } => {
             Kind::AnnounceStart(p::AnnounceStart {
@@ -90,6 +91,7 @@ pub fn meta_command_from_wire(wire: p::MetaCommand) -> Result<MetaCommand> {
         Kind::RegisterNode(register) => MetaCommand::RegisterNode {
             join_nonce: nonce_from_wire(register.join_nonce),
             profile: profile_from_wire(register.profile.unwrap_or_default()),
+            replaces: (register.replaces != 0).then_some(NodeId(register.replaces)),
         },
         Kind::AnnounceStart(announce) => MetaCommand::AnnounceStart {
             node: NodeId(announce.node),

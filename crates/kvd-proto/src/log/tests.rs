@@ -18,7 +18,8 @@ fn every_meta_command() -> Vec<MetaCommand> {
             join_nonce: 9,
             profile: profile(),
         },
-        MetaCommand::RegisterNode { join_nonce: u128::MAX, profile: profile() },
+        MetaCommand::RegisterNode { join_nonce: u128::MAX, profile: profile(), replaces: None },
+        MetaCommand::RegisterNode { join_nonce: 8, profile: profile(), replaces: Some(NodeId(3)) },
         MetaCommand::AnnounceStart {
             node: NodeId(2),
             incarnation: Incarnation(3),
@@ -84,6 +85,28 @@ fn the_persisted_bytes_do_not_change() {
     let proposal = Proposal { clock: Revision(77), commands: vec![Command::Write(Write { session, op })] };
     let golden = b"\x01\x08\x4d\x12\x16\x0a\x14\x0a\x01k\x12\x01v\x1a\x02\x10\x07\x20\x01\x2a\x06\x08\x01\x10\x02\x18\x01";
     assert_eq!(encode_proposal(proposal).as_ref(), golden);
+}
+
+#[test]
+fn a_join_is_persisted_as_ever_with_or_without_a_node_that_it_replaces() {
+    let golden = b"\x01\x08\x4d\x12\x25\x2a\x23\x12\x21\x0a\x09\x11\x05\0\0\0\0\0\0\0\x12\x14\x0a\x03a:1\x12\x03a:2\x1a\x03a:3\x22\x01z\x28\x64";
+    let joins = |replaces| {
+        let join = MetaCommand::RegisterNode { join_nonce: 5, profile: profile(), replaces };
+        Proposal { clock: Revision(77), commands: vec![Command::Meta(join)] }
+    };
+    assert_eq!(
+        encode_proposal(joins(None)).as_ref(),
+        golden,
+        "{}",
+        encode_proposal(joins(None)).escape_ascii()
+    );
+    assert_eq!(decode_proposal(&Bytes::from_static(golden)).unwrap(), joins(None));
+    // Three lengths and the field itself.
+    let mut longer = [&golden[..], b"\x18\x09"].concat();
+    for length in [4, 6, 8] {
+        longer[length] += 2;
+    }
+    assert_eq!(encode_proposal(joins(Some(NodeId(9)))).as_ref(), longer);
 }
 
 #[test]

@@ -50,6 +50,11 @@ impl AddressBook {
         self.0.write().insert(node, address);
     }
 
+    /// Forgets a node that is in the cluster no more: nobody connects to its address in its name again.
+    pub fn remove(&self, node: NodeId) {
+        self.0.write().remove(&node);
+    }
+
     /// A node's peer address.
     #[must_use]
     pub fn get(&self, node: NodeId) -> Option<String> {

@@ -11,6 +11,13 @@
 //!
 //! Whatever is cut short is taken up again: the founder's identity is durable before it tells anybody, and registering
 //! twice under one nonce gives one id. So nodes may start, stop and start again in any order.
+//!
+//! # A node that has lost its disk
+//! It has forgotten its votes, so it must not come back under its old id: it joins as any new node does. Where addresses
+//! are fixed it has those of the lost one, though, and so takes its place: whichever node it asks to be let in calls the
+//! address and looks whether the very process that asks answers there. If so, nobody can be reached there as the lost
+//! node any more, and the meta group gives the new node successors of all that the lost one held (see
+//! [`MetaCommand::RegisterNode`]). If anybody else answers, or nobody, the new node is kept out, and told so.
 
 use std::time::Duration;
 
@@ -22,7 +29,7 @@ use kvd_proto::{
 use kvd_raft::peer;
 use kvd_storage::identity::Joined;
 use kvd_types::{
-    ClusterId, Error, NodeId, ReplicaId, Result,
+    ClusterId, Error, ErrorKind, NodeId, ReplicaId, Result,
     cluster::{MetaCommand, MetaOutcome},
 };
 use tokio::time::Instant;
@@ -40,6 +47,14 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 const ROUNDS_PER_LINE: u32 = 20;
 /// The founder's id, and that of its replica of the meta group.
 const FOUNDER: (NodeId, ReplicaId) = (NodeId(1), ReplicaId(1));
+
+/// Who answers at an address.
+pub(super) struct Answering {
+    /// The random number of its process's start.
+    pub(super) start_nonce: u128,
+    /// What it says of itself.
+    pub(super) told: p::ProbeResponse,
+}
 
 /// What a seed said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +131,11 @@ impl Node {
             };
             match tried {
                 Ok(joined) => return Ok(joined),
+                Err(error)
+                    if error.kind == ErrorKind::FailedPrecondition && rounds % ROUNDS_PER_LINE == 0 =>
+                {
+                    tracing::error!(why = %error, "the cluster does not let this node in");
+                }
                 Err(error) if rounds % ROUNDS_PER_LINE == 0 => {
                     tracing::info!(waiting = %error, "not yet in a cluster");
                 }
@@ -141,29 +161,35 @@ impl Node {
 
     async fn ask_seeds(&self, seeds: &[String]) -> Vec<Answer> {
         futures::future::join_all(seeds.iter().map(|seed| async move {
-            match tokio::time::timeout(PROBE_TIMEOUT, self.probe_seed(seed)).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => Answer::Silent(error.message),
-                Err(_elapsed) => Answer::Silent(format!("{seed} does not answer")),
-            }
+            let answered = self.probe(seed).await.and_then(|answering| self.judge_seed(&answering));
+            answered.unwrap_or_else(|error| Answer::Silent(error.message))
         }))
         .await
     }
 
-    async fn probe_seed(&self, seed: &str) -> Result<Answer> {
-        let mut client = peer::connect(seed).await?;
-        let mut request = Request::new(p::ProbeRequest {});
-        self.handshake(NodeId(0)).write(request.metadata_mut())?;
-        let response = client.probe(request).await.map_err(|status| from_status(&status))?.into_inner();
-        let nonce = u128::from(response.start_nonce_high) << 64 | u128::from(response.start_nonce_low);
-        if nonce == self.start_nonce {
+    fn judge_seed(&self, answering: &Answering) -> Result<Answer> {
+        if answering.start_nonce == self.start_nonce {
             return Ok(Answer::Myself);
         }
-        if response.cluster_id.is_empty() {
-            return Ok(Answer::Empty { seeds_hash: response.seeds_hash });
+        let told = &answering.told;
+        if told.cluster_id.is_empty() {
+            return Ok(Answer::Empty { seeds_hash: told.seeds_hash });
         }
-        let node = NodeId(response.node);
-        Ok(Answer::Member { cluster: parse_cluster(&response.cluster_id)?, node })
+        Ok(Answer::Member { cluster: parse_cluster(&told.cluster_id)?, node: NodeId(told.node) })
+    }
+
+    /// Asks whoever answers at a peer address who it is.
+    pub(super) async fn probe(&self, address: &str) -> Result<Answering> {
+        let asked = tokio::time::timeout(PROBE_TIMEOUT, async {
+            let mut client = peer::connect(address).await?;
+            let mut request = Request::new(p::ProbeRequest {});
+            self.handshake(NodeId(0)).write(request.metadata_mut())?;
+            client.probe(request).await.map_err(|status| from_status(&status))
+        });
+        let silent = |_elapsed| Error::unavailable(format!("{address} does not answer"));
+        let told = asked.await.map_err(silent)??.into_inner();
+        let start_nonce = u128::from(told.start_nonce_high) << 64 | u128::from(told.start_nonce_low);
+        Ok(Answering { start_nonce, told })
     }
 
     /// Fills the address book from what the seeds say, for a start after which no other node is where it was.
@@ -195,6 +221,8 @@ impl Node {
         let command = MetaCommand::RegisterNode {
             join_nonce: self.disk()?.identity().join_nonce,
             profile: self.config.profile(),
+            // Whether it comes in place of another one is for the others to find out.
+            replaces: None,
         };
         let node = if let Answer::Member { node, .. } = answer { *node } else { NodeId(0) };
         let response = self.ask_meta(seed, node, command, Instant::now() + JOIN_TIMEOUT).await?;
@@ -208,10 +236,7 @@ impl Node {
                 tracing::info!(%cluster, %node, "joined the cluster");
                 Ok(Joined { cluster, node, meta_replica })
             }
-            MetaOutcome::Refused(why) => {
-                tracing::error!(why, "the cluster does not let this node in");
-                Err(Error::unavailable(why))
-            }
+            MetaOutcome::Refused(why) => Err(Error::new(ErrorKind::FailedPrecondition, why)),
             other => Err(Error::internal(format!("joining was answered with {other:?}"))),
         }
     }

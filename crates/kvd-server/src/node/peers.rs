@@ -1,11 +1,13 @@
 //! What this node does with other nodes' calls.
 //!
 //! A caller must show the cluster's token, the cluster's id and the right target, and must not be an earlier start of its
-//! node, nor another process on a copy of its disk. What is turned away is turned away before any group hears of it.
+//! node, nor another process on a copy of its disk, nor a node that was replaced. What is turned away is turned away before
+//! any group hears of it.
 
 use std::sync::Arc;
 
 use futures::{FutureExt as _, future::BoxFuture};
+use kvd_machine::MetaState;
 use kvd_proto::{
     log::{meta_command_from_wire, meta_outcome_to_wire, node_to_wire},
     operation::{reply_to_wire, request_from_wire},
@@ -18,7 +20,7 @@ use kvd_raft::{
 };
 use kvd_types::{
     Error, ErrorKind, GroupId, Incarnation, NodeId, ReplicaId, Result,
-    cluster::MetaCommand,
+    cluster::{MetaCommand, MetaOutcome, NodeProfile},
     limits::{REQUEST_DEADLINE_DEFAULT, REQUEST_DEADLINE_MAX},
 };
 use tokio::time::{Duration, Instant};
@@ -138,9 +140,15 @@ impl Node {
         )))
     }
 
-    /// Refuses an earlier start of a node, and a second process on a copy of its disk. The lanes of earlier starts end.
+    /// Refuses an earlier start of a node, a second process on a copy of its disk, and a node that was replaced: nothing
+    /// is registered of its starts any more, so that an old copy of its disk could not be told. The lanes of earlier
+    /// starts end.
     fn check_start(&self, caller: &Handshake) -> Result<CancellationToken> {
-        let registered = self.meta().nodes.get(&caller.from).map(|node| (node.incarnation, node.start_nonce));
+        let state = self.meta();
+        if let Some(farewell) = state.farewell(caller.from) {
+            return Err(refused(farewell));
+        }
+        let registered = state.nodes.get(&caller.from).map(|node| (node.incarnation, node.start_nonce));
         let mut seen = self.seen.lock();
         let called = seen.get(&caller.from).map(|start| (start.incarnation, start.nonce));
         // Of two processes at the same count the registered one is the node, whoever called first.
@@ -172,6 +180,23 @@ impl Node {
         Ok(start.admitted.clone())
     }
 
+    /// Ends what there was with nodes that have been replaced since: nobody calls them any more, at addresses that are
+    /// other nodes' now, nor listens to them.
+    pub(super) fn part_with_replaced(&self, state: &MetaState) {
+        for (node, _) in self.addresses.all() {
+            if state.is_replaced(node) {
+                self.addresses.remove(node);
+            }
+        }
+        self.seen.lock().retain(|&node, start| {
+            let replaced = state.is_replaced(node);
+            if replaced {
+                start.admitted.cancel();
+            }
+            !replaced
+        });
+    }
+
     fn replica_for(&self, group: u32, to: u64) -> Result<Group, p::Refusal> {
         let none =
             || refusal(Reason::NoSuchReplica, format!("replica {to} of group {group} is not on this node"));
@@ -186,34 +211,98 @@ impl Node {
         caller: &Handshake,
         request: p::ProposeMetaRequest,
     ) -> Result<p::ProposeMetaResponse> {
+        let deadline = Instant::now() + META_TIMEOUT;
         self.check_token(caller)?;
         self.check_cluster(caller)?;
-        if caller.from.get() != 0 {
+        let mut command = meta_command_from_wire(request.command.unwrap_or_default())?;
+        let is_joining = caller.from == NodeId(0);
+        if !is_joining {
             self.check_target(caller)?;
-            self.check_start(caller).map(drop)?;
+            // Neither is tried again by whoever is told so: a node that was replaced stops, and so does one whose start is
+            // not its latest, of which the meta group is the better judge.
+            if let Some(farewell) = self.meta().farewell(caller.from) {
+                return self.meta_response(MetaOutcome::Refused(farewell), false);
+            }
+            if !matches!(command, MetaCommand::AnnounceStart { .. }) {
+                self.check_start(caller).map(drop)?;
+            }
         }
-        let command = meta_command_from_wire(request.command.unwrap_or_default())?;
         if matches!(command, MetaCommand::CreateCluster { .. }) {
             return Err(Error::invalid("a cluster is created by its founder, not over the network"));
         }
-        let joined = self.joined().ok_or_else(|| Error::unavailable("this node is in no cluster yet"))?;
         if self.meta().founding.is_none() {
             return Err(Error::unavailable("the cluster is still being founded"));
         }
-        let deadline = Instant::now() + META_TIMEOUT;
         let joins = matches!(command, MetaCommand::RegisterNode { .. });
+        if let MetaCommand::RegisterNode { join_nonce, profile, replaces } = &mut command
+            && is_joining
+        {
+            // Whatever it said itself.
+            *replaces = match self.find_replaced(caller, *join_nonce, profile).await {
+                Ok(found) => found,
+                Err(why) => return self.meta_response(MetaOutcome::Refused(why), joins),
+            };
+        }
         // A node that joins may ask anybody; a node of the cluster asks the leader, so that changes never go in circles.
-        let outcome = if joins && caller.from.get() == 0 {
+        let outcome = if joins && is_joining {
             self.propose_meta(command, deadline).await?
         } else {
             self.propose_meta_here(command, deadline).await?
         };
+        self.meta_response(outcome, joins)
+    }
+
+    /// The answer to a proposed change; for a node that joins, with the registry.
+    fn meta_response(&self, outcome: MetaOutcome, joins: bool) -> Result<p::ProposeMetaResponse> {
+        let joined = self.joined().ok_or_else(|| Error::unavailable("this node is in no cluster yet"))?;
         let nodes = if joins { self.meta().nodes.values().map(node_to_wire).collect() } else { Vec::new() };
         Ok(p::ProposeMetaResponse {
             outcome: Some(meta_outcome_to_wire(outcome)),
             cluster_id: joined.cluster.to_string(),
             nodes,
         })
+    }
+
+    /// Finds out which node a joining one comes in place of: the one whose peer address it has, if the very process that
+    /// asks answers there, so that nobody else can be reached there any more.
+    ///
+    /// # Errors
+    /// Why it may not join at that address now, and what to do.
+    async fn find_replaced(
+        &self,
+        caller: &Handshake,
+        join_nonce: u128,
+        profile: &NodeProfile,
+    ) -> Result<Option<NodeId>, String> {
+        let state = self.meta();
+        if state.nodes.values().any(|node| node.join_nonce == join_nonce) {
+            return Ok(None);
+        }
+        let address = &profile.addresses.peer;
+        let Some(node) = state.nodes.values().find(|node| node.profile.addresses.peer == *address) else {
+            return Ok(None);
+        };
+        let lost = node.id;
+        match self.probe(address).await {
+            Ok(answering) if answering.start_nonce == caller.start_nonce => {
+                tracing::warn!(node = %lost, %address, "a new node answers at this node's address, and is to replace it");
+                Ok(Some(lost))
+            }
+            Ok(answering) => {
+                let who = match answering.told.node {
+                    0 => "another process, in no cluster yet,".to_owned(),
+                    id => format!("node {id}"),
+                };
+                Err(format!(
+                    "the peer address {address} is that of node {lost}, and {who} answers there: give this node another \
+                     address; or, if it is to replace node {lost}, stop the other process first"
+                ))
+            }
+            Err(error) => Err(format!(
+                "the peer address {address} is that of node {lost}, and this node can't be reached there to take its \
+                 place ({error}): give it another address, or make it reachable at that one"
+            )),
+        }
     }
 
     /// Serves an operation that another node took this one to lead. It is not forwarded again.

@@ -93,9 +93,11 @@ impl Node {
 
     /// Looks for this node in the registry: whether its announcement stands, or somebody else has taken its place.
     fn find_self(&self, state: &MetaState) -> Result<()> {
-        let Some(registered) = self.joined().and_then(|joined| state.nodes.get(&joined.node)) else {
-            return Ok(());
-        };
+        let Some(joined) = self.joined() else { return Ok(()) };
+        if let Some(farewell) = state.farewell(joined.node) {
+            self.fail(farewell);
+        }
+        let Some(registered) = state.nodes.get(&joined.node) else { return Ok(()) };
         let incarnation = self.disk()?.identity().incarnation;
         if (registered.incarnation, registered.start_nonce) == (incarnation, self.start_nonce) {
             self.announced_at.get_or_init(|| state.next_replica);
@@ -139,6 +141,7 @@ impl Node {
         for node in state.nodes.values().filter(|node| !self.is_self(node.id)) {
             self.addresses.set(node.id, node.profile.addresses.peer.clone());
         }
+        self.part_with_replaced(state);
         let Some(spec) = state.ring() else { return Ok(()) };
         let placements: BTreeMap<_, _> = state
             .placements

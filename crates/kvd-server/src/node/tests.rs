@@ -1,8 +1,16 @@
 //! Three nodes in one process, over real sockets and disks.
 
-use std::{net::SocketAddr, path::Path};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
-use kvd_types::{Condition, Incarnation, Outcome, Write, WriteOp, operation::Response};
+use kvd_proto::{
+    log::{meta_command_to_wire, meta_outcome_from_wire},
+    peer::v1 as p,
+};
+use kvd_types::{
+    Condition, Incarnation, Outcome, Write, WriteOp,
+    cluster::{Addresses, NodeProfile},
+    operation::Response,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -173,6 +181,140 @@ async fn after_a_power_cut_the_engine_is_not_believed() {
     cluster.stop(0).await;
 }
 
+impl Cluster {
+    fn id(&self, index: usize) -> NodeId {
+        self.nodes[index].node.joined().unwrap().node
+    }
+
+    /// Waits until every group's replicas are on exactly the nodes that run, nothing is left of others, and the groups'
+    /// own leaders have made it so.
+    async fn settled(&self) {
+        let ids: BTreeSet<NodeId> = (0..self.nodes.len()).map(|index| self.id(index)).collect();
+        let missing = || {
+            let state = self.nodes[0].node.meta();
+            let mut missing = Vec::new();
+            if state.nodes.keys().copied().collect::<BTreeSet<_>>() != ids {
+                missing.push(format!("the nodes are {:?}, not {ids:?}", state.nodes.keys()));
+            }
+            for placement in state.placements.values() {
+                let group = placement.group;
+                let on: BTreeSet<NodeId> = placement.voters.iter().map(|voter| voter.node).collect();
+                if on != ids || !placement.learners.is_empty() || !placement.retiring.is_empty() {
+                    missing.push(format!("{placement:?} is not yet on {ids:?}"));
+                }
+                let voters: BTreeSet<ReplicaId> = placement.voters.iter().map(|voter| voter.id).collect();
+                let led = self.nodes.iter().any(|running| {
+                    let open = running.node.replicas().ok().and_then(|replicas| replicas.group(group));
+                    open.is_some_and(|open| {
+                        let members = open.members();
+                        open.leadership().is_self
+                            && !members.changing
+                            && members.learners.is_empty()
+                            && members.voters.keys().copied().collect::<BTreeSet<_>>() == voters
+                    })
+                });
+                if !led {
+                    missing.push(format!("group {group} has not these voters: {voters:?}"));
+                }
+            }
+            missing
+        };
+        until(missing).await;
+    }
+
+    async fn check_values(&self, count: usize) {
+        for i in 0..count {
+            let node = &self.nodes[i % self.nodes.len()].node;
+            check_value(node, &format!("key-{i}"), &format!("value-{i}")).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_its_disk_takes_its_own_old_place() {
+    let mut cluster = Cluster::new(3);
+    (0..3).for_each(|index| cluster.start(index));
+    cluster.ready().await;
+    for i in 0..50 {
+        execute(&cluster.nodes[i % 3].node, put(&format!("key-{i}"), &format!("value-{i}"))).await.unwrap();
+    }
+
+    // One after the other loses its disk, the founder too: in the end nothing is left of the first three.
+    for lost in 0..3 {
+        let old = cluster.id(lost);
+        cluster.stop(lost).await;
+        let dir = cluster.configs[lost].data_dir.clone();
+        std::fs::rename(&dir, dir.with_extension("lost")).unwrap();
+        cluster.start(lost);
+        cluster.ready().await;
+        cluster.settled().await;
+        assert_eq!(cluster.id(lost), NodeId(4 + u64::try_from(lost).unwrap()));
+        for other in &cluster.nodes {
+            assert_eq!(other.node.addresses.get(old), None, "nobody calls it any more");
+        }
+        cluster.check_values(50).await;
+    }
+
+    // The disk is found again: whoever still has it is told that its place is taken.
+    let mut found = cluster.configs[1].clone();
+    found.data_dir = found.data_dir.with_extension("lost");
+    [found.listen_client, found.listen_peer, found.listen_http] = std::array::from_fn(|_| free_port());
+    let refused =
+        tokio::time::timeout(PATIENCE, run(found, CancellationToken::new(), Arc::new(Metrics::new("test"))));
+    let refused = refused.await.expect("it stops by itself").unwrap_err().to_string();
+    assert!(refused.contains("was replaced by node 5"), "{refused}");
+
+    // Any two of the new nodes have a quorum of everything.
+    cluster.stop(0).await;
+    cluster.check_values(50).await;
+    execute(&cluster.nodes[0].node, put("key-0", "value-0")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_is_taken_over_only_by_who_answers_there() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0);
+    cluster.ready().await;
+    let node = Arc::clone(&cluster.nodes[0].node);
+    let peers = Peers(Arc::clone(&node));
+    let join = async |start_nonce: u128, replaces: Option<NodeId>, profile: NodeProfile| {
+        let caller = Handshake { to: NodeId(1), start_nonce, ..stranger() };
+        let command = MetaCommand::RegisterNode { join_nonce: start_nonce, profile, replaces };
+        let request = p::ProposeMetaRequest { command: Some(meta_command_to_wire(command)) };
+        let response = kvd_raft::peer::PeerHandler::propose_meta(&peers, caller, request).await.unwrap();
+        meta_outcome_from_wire(response.outcome.unwrap()).unwrap()
+    };
+    let theirs = |outcome| if let MetaOutcome::Refused(why) = outcome { why } else { panic!("{outcome:?}") };
+
+    // The node of that address is there itself.
+    let why = theirs(join(5, Some(NodeId(1)), node.config.profile()).await);
+    assert!(why.contains("is that of node 1, and node 1 answers there"), "{why}");
+    // A node at an address of its own, where nobody has to answer; what it says of whom it replaces is not believed.
+    let mut elsewhere = node.config.profile();
+    let free = || free_port().to_string();
+    elsewhere.addresses = Addresses { client: free(), peer: free(), http: free() };
+    let joined = join(6, Some(NodeId(1)), elsewhere.clone()).await;
+    assert!(matches!(joined, MetaOutcome::NodeRegistered { node: NodeId(2), .. }), "{joined:?}");
+    assert_eq!(node.meta().nodes.len(), 2, "node 1 is still there");
+    // Asked again: it need not be reachable for the same answer.
+    assert_eq!(join(6, None, elsewhere.clone()).await, joined);
+    // Another one at that address, where nobody answers.
+    let why = theirs(join(7, Some(NodeId(2)), elsewhere).await);
+    assert!(why.contains("is that of node 2, and this node can't be reached there"), "{why}");
+    cluster.stop(0).await;
+}
+
+fn stranger() -> Handshake {
+    Handshake {
+        cluster: None,
+        token: String::new(),
+        from: NodeId(0),
+        to: NodeId(0),
+        incarnation: Incarnation(1),
+        start_nonce: 0,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_of_a_running_node_is_turned_away() {
     let mut cluster = Cluster::new(1);
@@ -202,7 +344,20 @@ async fn a_copy_of_a_running_node_is_turned_away() {
     assert!(elsewhere.message.contains("belongs to cluster"), "{elsewhere}");
     let mistaken = admit(&Handshake { to: NodeId(9), ..caller(5, 103) }).unwrap_err();
     assert!(mistaken.message.contains("not node 9"), "{mistaken}");
-    let stranger = admit(&Handshake { token: "guess".into(), ..caller(5, 103) }).unwrap_err();
-    assert_eq!(stranger.kind, ErrorKind::PermissionDenied);
+    let guessing = admit(&Handshake { token: "guess".into(), ..caller(5, 103) }).unwrap_err();
+    assert_eq!(guessing.kind, ErrorKind::PermissionDenied);
+
+    // An earlier start of the node itself, which announces itself, is told so in a way that makes it stop.
+    let earlier = Handshake { from: joined.node, incarnation: Incarnation(0), ..caller(0, 99) };
+    let announce = MetaCommand::AnnounceStart {
+        node: joined.node,
+        incarnation: Incarnation(1),
+        start_nonce: 99,
+        profile: node.config.profile(),
+    };
+    let request = p::ProposeMetaRequest { command: Some(meta_command_to_wire(announce)) };
+    let response = kvd_raft::peer::PeerHandler::propose_meta(&peers, earlier, request).await.unwrap();
+    let outcome = meta_outcome_from_wire(response.outcome.unwrap()).unwrap();
+    assert!(matches!(&outcome, MetaOutcome::Refused(why) if why.contains("known already")), "{outcome:?}");
     cluster.stop(0).await;
 }
