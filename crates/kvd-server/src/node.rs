@@ -454,10 +454,19 @@ impl Node {
             if placement.on_node(joined.node).is_none() {
                 continue;
             }
-            match replicas.group(shard.id.into()).map(|group| group.leadership()) {
-                Some(leadership) if leadership.leader.is_some() => {}
-                Some(_) => reasons.push(format!("shard {} has no leader", shard.id)),
+            match replicas.group(shard.id.into()) {
                 None => reasons.push(format!("the replica of shard {} is not open", shard.id)),
+                Some(group) if group.leadership().leader.is_none() => {
+                    reasons.push(format!("shard {} has no leader", shard.id));
+                }
+                // Whoever restarts nodes one by one must not take the next one while this one's vote is missing.
+                Some(group) if !group.members().voters.contains_key(&group.replica()) => {
+                    reasons.push(format!(
+                        "the replica of shard {} has not caught up and does not vote yet",
+                        shard.id
+                    ));
+                }
+                Some(_) => {}
             }
         }
         reasons
