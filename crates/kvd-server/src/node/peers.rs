@@ -243,8 +243,12 @@ impl Node {
                 Err(why) => return self.meta_response(MetaOutcome::Refused(why), joins),
             };
         }
-        // A node that joins may ask anybody; a node of the cluster asks the leader, so that changes never go in circles.
-        let outcome = if joins && is_joining {
+        // A node that joins may ask anybody, and so may one that announces its start: turned away as a copy it knows of no
+        // leader, or the leader is the very node that it takes itself for. What else a node of the cluster asks for is
+        // for the leader, and so is what another one passes on, so that changes never go in circles.
+        let announces_itself =
+            matches!(command, MetaCommand::AnnounceStart { node, .. } if node == caller.from);
+        let outcome = if (joins && is_joining) || announces_itself {
             self.propose_meta(command, deadline).await?
         } else {
             self.propose_meta_here(command, deadline).await?
