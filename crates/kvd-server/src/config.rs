@@ -246,7 +246,10 @@ impl Default for Config {
             },
             limits: Limits { value_bytes_max: VALUE_BYTES_MAX, connections_max: 4096 },
             shutdown: Shutdown { grace_ms: 20_000 },
-            log: Log { format: LogFormat::Text, filter: "info,openraft=error,openraft::core::heartbeat=off".to_owned() },
+            log: Log {
+                format: LogFormat::Text,
+                filter: "info,openraft=error,openraft::core::heartbeat=off".to_owned(),
+            },
         }
     }
 }
