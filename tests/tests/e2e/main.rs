@@ -1,9 +1,13 @@
 //! What kvd promises, claimed of real processes. Each test is named for its claim.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails where it stands")]
 
 mod availability;
 mod catch_up;
+mod corruption;
 mod identity;
 mod kills;
+mod local;
+mod rest;
 mod stopping;
+mod wire;
