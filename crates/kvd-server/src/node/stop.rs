@@ -2,8 +2,8 @@
 
 use super::{Duration, Error, Group, Node, NodeDisk, Result};
 
-/// How long a hand-over may take.
-const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long one successor may take to take over.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Hands every group that this node leads to a replica that has caught up.
@@ -32,16 +32,19 @@ impl Node {
     }
 }
 
-/// Hands a group over, if somebody can take it.
+/// Hands a group over to the first that takes it: one may have stopped a moment ago, which is not known yet.
 async fn hand_over(group: &Group) -> bool {
     let members = group.members();
-    let successor = members.voters.keys().find(|&&id| id != group.replica() && members.is_caught_up(id));
-    let Some(&successor) = successor else { return false };
-    match group.transfer_leader(successor, HAND_OVER_PATIENCE).await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::info!(group = %group.id(), %error, "leadership was not handed over");
-            false
+    let successors = members.voters.keys().filter(|&&id| id != group.replica() && members.is_caught_up(id));
+    for &successor in successors {
+        match group.transfer_leader(successor, HAND_OVER_PATIENCE).await {
+            Ok(()) => return true,
+            Err(error) => tracing::info!(group = %group.id(), %error, "leadership was not handed over"),
+        }
+        if !group.leadership().is_self {
+            // Somebody leads, if not the one that was asked.
+            return true;
         }
     }
+    false
 }
