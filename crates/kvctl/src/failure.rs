@@ -57,7 +57,11 @@ impl Failure {
             Self::Input(_) => 2,
             Self::NotFound(_) => 3,
             Self::ConditionFailed(_) => 4,
-            Self::Import { cause, .. } => cause.code(),
+            Self::Import { cause, .. } => match cause.code() {
+                // What stands in a line is no matter of how the command is used, and lines before it are written.
+                2 => 1,
+                code => code,
+            },
         }
     }
 }
@@ -137,6 +141,13 @@ mod tests {
                     cause: Box::new(request(ErrorKind::OutcomeUnknown)),
                 },
                 6,
+            ),
+            (
+                Failure::Import {
+                    message: "line 3".into(),
+                    cause: Box::new(Failure::Input("no JSON".into())),
+                },
+                1,
             ),
         ] {
             assert_eq!(failure.code(), code, "{failure:?}");

@@ -102,7 +102,7 @@ fn read_lines(mut input: impl BufRead, lines: &mpsc::Sender<io::Result<Read>>) {
         let line = match read {
             Ok(0) => return,
             Ok(_) if text.len() > LINE_BYTES_MAX => Err(io::Error::other(format!(
-                "line {number} is longer than {LINE_BYTES_MAX} bytes, more than a key and a value need"
+                "longer than {LINE_BYTES_MAX} bytes, more than a key and a value need"
             ))),
             Ok(_) => Ok(Read { number, text }),
             Err(error) => Err(error),
@@ -241,7 +241,7 @@ mod tests {
         let (sender, mut lines) = mpsc::channel(8);
         tokio::task::spawn_blocking(move || read_lines(BufReader::new(io::repeat(b'x')), &sender));
         let error = lines.recv().await.unwrap().map(|line| line.number).unwrap_err();
-        assert!(error.to_string().contains("line 1"), "{error}");
+        assert!(error.to_string().starts_with("longer than"), "{error}");
         assert!(lines.recv().await.is_none());
     }
 }
