@@ -172,7 +172,7 @@ pub async fn run(
         directory.prepare(node)?;
     }
     let shown = directory.path().display();
-    writeln!(log, "starting {} nodes; data and logs are in {shown}/node-*", plan.nodes.len())?;
+    tell(log, &format!("starting {} nodes; data and logs are in {shown}/node-*", plan.nodes.len()));
 
     let (events, mut happened) = mpsc::channel(EVENTS_MAX);
     let mut keepers = JoinSet::new();
@@ -183,25 +183,35 @@ pub async fn run(
     drop(events);
     let mut ready = Some(Box::pin(ready::all(&plan.nodes)));
     let mut look = tokio::time::interval_at(tokio::time::Instant::now() + PATIENCE, PATIENCE);
+    let mut outcome = Ok(());
     loop {
         tokio::select! {
             () = wait(&mut ready) => {
                 ready = None;
-                out.write_all(plan.welcome(directory.path()).as_bytes())?;
-                out.flush()?;
+                let welcome = plan.welcome(directory.path());
+                if let Err(error) = out.write_all(welcome.as_bytes()).and_then(|()| out.flush()) {
+                    // Whoever waits for it would wait for ever. The nodes are stopped like any others.
+                    outcome = Err(error.into());
+                    stop.cancel();
+                }
             }
             event = happened.recv() => match event {
-                Some(event) => writeln!(log, "{}", describe(&event, program))?,
-                None if stop.is_cancelled() => return Ok(()),
+                Some(event) => tell(log, &describe(&event, program)),
+                None if stop.is_cancelled() => return outcome,
                 None => return Err(Error::AllEnded(shown.to_string())),
             },
             _ = look.tick(), if ready.is_some() => {
                 for (node, reason) in ready::missing(&plan.nodes).await {
-                    writeln!(log, "still waiting for node {node}: {reason}")?;
+                    tell(log, &format!("still waiting for node {node}: {reason}"));
                 }
             }
         }
     }
+}
+
+/// Says a line to whoever looks on. That nobody does any more is no reason to end the nodes.
+fn tell(log: &mut (dyn Write + Send), line: &str) {
+    drop(log.write_all(format!("{line}\n").as_bytes()));
 }
 
 /// Waits until the children of an earlier start, whose parent was killed, have stopped.
@@ -218,7 +228,7 @@ async fn until_unused(
                 return Err(Error::InUse { node: node.number, pid });
             }
             if !std::mem::replace(&mut said, true) {
-                writeln!(log, "waiting for node {} of an earlier start to stop", node.number)?;
+                tell(log, &format!("waiting for node {} of an earlier start to stop", node.number));
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),

@@ -185,6 +185,23 @@ async fn stopped_before_it_is_ready_it_leaves_nothing_running() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_it_cant_say_that_it_is_ready_its_nodes_are_stopped_in_order() {
+    let _turn = Turn::take().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path(), free_base_port());
+    command.stdout(fs::File::options().write(true).open("/dev/full").unwrap());
+    let ended = run(command).await;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("can't write to standard output"), "{said}");
+    for node in 1..=NODES {
+        let log = fs::read_to_string(dir.path().join(format!("node-{node}/kvd.log"))).unwrap();
+        assert!(log.contains("stopped; nothing was lost"), "node {node} was killed: {log}");
+        assert!(!dir.path().join(format!("node-{node}/pid")).exists(), "node {node}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cant_be_started_is_refused_and_nothing_is_started() {
     let _turn = Turn::take().await;
     let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,10 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tempfile::TempDir;
@@ -138,11 +141,18 @@ async fn data_in_use_is_waited_for() {
 
 /// What was written so far, readable while it is being written.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+struct Written {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Nobody reads it any more: what is written is kept for the test, and the writer told so.
+    is_broken: Arc<AtomicBool>,
+}
 
 impl Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.bytes.lock().unwrap().extend_from_slice(bytes);
+        if self.is_broken.load(Ordering::Relaxed) {
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
         Ok(bytes.len())
     }
 
@@ -153,7 +163,7 @@ impl Write for Written {
 
 impl Written {
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap()
     }
 }
 
@@ -308,6 +318,24 @@ async fn a_dead_node_is_told_of_with_the_way_to_start_it_again() {
     assert!(!cluster.ran.is_finished(), "the other one runs on");
     cluster.stop.cancel();
     cluster.end().await.0.unwrap();
+}
+
+#[tokio::test]
+async fn nodes_run_on_when_nobody_reads_any_more_what_is_said_of_them() {
+    let cluster = start(2, NODE_SCRIPT, false);
+    cluster.until_up().await;
+    cluster.log.is_broken.store(true, Ordering::Relaxed);
+    let pid: i32 = fs::read_to_string(cluster.plan.nodes[1].pid_path()).unwrap().trim().parse().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let log = cluster.log.clone();
+    until("it is told to nobody", || log.text().contains("node 2 has died")).await;
+    cluster.stop.cancel();
+    let survivor = cluster.plan.nodes[0].clone();
+    let (ended, _dir) = cluster.end().await;
+    ended.unwrap();
+    let said = fs::read_to_string(survivor.log_path()).unwrap();
+    assert!(said.contains("asked to stop"), "it was not killed: {said}");
 }
 
 #[tokio::test]
