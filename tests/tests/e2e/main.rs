@@ -7,6 +7,7 @@ mod catch_up;
 mod corruption;
 mod identity;
 mod kills;
+mod kvctl;
 mod local;
 mod rest;
 mod stopping;
