@@ -12,10 +12,15 @@
 //! [`HEAD_TIMEOUT`]. A body: [`rest::BODY_BYTES_MAX`] (413), counted before it is kept, within a time of its own (408);
 //! all bodies together: a budget, beyond which requests are refused with 429.
 //!
+//! # Refusing before all is read
+//! A request is answered as soon as it is known to be refused, with its body still on the way. Were the connection closed
+//! then, the system would tell its other end so at the next byte, and the answer would be lost with it. So what comes
+//! afterwards is read and thrown away: see [`linger`].
+//!
 //! # What is deliberately absent
 //! No HTTP/2 and no streaming: whoever needs speed speaks gRPC. No TLS: that is a proxy's part.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -30,7 +35,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -51,6 +60,11 @@ use answer::Failure;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest head of a request, in bytes: a key of 4 KiB, percent-encoded, and room for headers.
 const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// After an answer that ends the conversation, so much of what still arrives is thrown away…
+const LINGER_BYTES_MAX: usize = 64 << 20;
+/// …for so long.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -92,22 +106,49 @@ pub async fn serve(
 
 /// One connection's life.
 async fn converse(connection: Connection, router: Router, shutdown: CancellationToken) {
-    let conversation = hyper::server::conn::http1::Builder::new()
+    let mut conversation = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
-    let mut conversation = std::pin::pin!(conversation);
     let ended = tokio::select! {
-        ended = conversation.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            conversation.as_mut().graceful_shutdown();
-            conversation.await
-        }
+        ended = poll_fn(|cx| conversation.poll_without_shutdown(cx)) => Some(ended),
+        () = shutdown.cancelled() => None,
+    };
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        Pin::new(&mut conversation).graceful_shutdown();
+        poll_fn(|cx| conversation.poll_without_shutdown(cx)).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
+        if error.is_timeout() {
+            // Nothing was on the way.
+            return;
+        }
     }
+    let mut connection = conversation.into_parts().io.into_inner();
+    let lingered =
+        shutdown.run_until_cancelled(tokio::time::timeout(LINGER_TIMEOUT, linger(&mut connection)));
+    if let Some(Ok(Err(error))) = lingered.await {
+        tracing::debug!(%error, "an HTTP connection was cut by its other end");
+    }
+}
+
+/// Says that nothing more will be said, and throws away what still comes, until the other end has had the answer and hangs
+/// up. Whoever sends more than [`LINGER_BYTES_MAX`] nevertheless doesn't listen.
+async fn linger(connection: &mut Connection) -> std::io::Result<()> {
+    connection.shutdown().await?;
+    let mut buffer = vec![0; 16 << 10];
+    let mut bytes = 0;
+    while bytes < LINGER_BYTES_MAX {
+        match connection.read(&mut buffer).await? {
+            0 => break,
+            read => bytes += read,
+        }
+    }
+    Ok(())
 }
 
 fn router(shared: Shared) -> Router {
