@@ -2,6 +2,8 @@
 //!
 //! Spoken with the generated clients where they can say it, and with raw bytes where they can't.
 
+#![expect(clippy::expect_used, reason = "a test fails where it stands, and says what was missing")]
+
 use std::net::SocketAddr;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
@@ -31,6 +33,8 @@ use tonic::{
     codegen::http::uri::PathAndQuery,
     transport::Channel,
 };
+
+mod peers;
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("no end of {what}"))
@@ -101,7 +105,11 @@ impl Decoder for Raw {
 }
 
 /// The answers to one message of raw bytes; the request's stream stays open.
-async fn raw_stream(channel: &Channel, path: &'static str, message: Bytes) -> Result<Streaming<Bytes>, Status> {
+async fn raw_stream(
+    channel: &Channel,
+    path: &'static str,
+    message: Bytes,
+) -> Result<Streaming<Bytes>, Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
     let messages = stream::iter([message]).chain(stream::pending());
@@ -213,9 +221,9 @@ async fn an_operation_without_sense_fails_alone_and_a_frame_without_sense_ends_i
         let nonsense: Vec<_> = nonsense.chain([(None, "the operation says nothing")]).collect();
         let parts: Vec<_> = nonsense.iter().map(|(_, part)| *part).collect();
         let good = |id: u64| Some(Wire::Put(put(format!("pipeline/{round}/{id}"), "value")));
-        let operations = (0..).zip(nonsense).flat_map(|(id, (request, _))| {
-            [operation(2 * id, good(id)), operation(2 * id + 1, request)]
-        });
+        let operations = (0..)
+            .zip(nonsense)
+            .flat_map(|(id, (request, _))| [operation(2 * id, good(id)), operation(2 * id + 1, request)]);
         frames.send(PipelineRequest { operations: operations.collect() }).await.unwrap();
         let results = results(&mut answers, 2 * parts.len()).await;
         let ids: Vec<u64> = results.iter().map(|result| result.id).collect();

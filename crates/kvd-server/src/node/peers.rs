@@ -46,7 +46,7 @@ pub(super) struct Peers(pub(super) Arc<Node>);
 impl PeerHandler for Peers {
     fn admit(&self, caller: &Handshake) -> Result<CancellationToken> {
         self.0.check_token(caller)?;
-        self.0.check_cluster(caller)?;
+        self.0.check_member(caller)?;
         self.0.check_target(caller)?;
         self.0.check_start(caller)
     }
@@ -121,6 +121,16 @@ impl Node {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Whoever reaches a group or changes the cluster must say that it is one of its nodes.
+    fn check_member(&self, caller: &Handshake) -> Result<()> {
+        if caller.cluster.is_none() || caller.from == NodeId(0) {
+            return Err(refused(
+                "the caller is in no cluster yet: all that it can ask for is to join".to_owned(),
+            ));
+        }
+        self.check_cluster(caller)
     }
 
     /// Judges a node that has answered a call.
@@ -215,8 +225,13 @@ impl Node {
         self.check_token(caller)?;
         self.check_cluster(caller)?;
         let mut command = meta_command_from_wire(request.command.unwrap_or_default())?;
-        let is_joining = caller.from == NodeId(0);
+        if matches!(command, MetaCommand::CreateCluster { .. }) {
+            return Err(Error::invalid("a cluster is created by its founder, not over the network"));
+        }
+        let joins = matches!(command, MetaCommand::RegisterNode { .. });
+        let is_joining = joins && caller.from == NodeId(0);
         if !is_joining {
+            self.check_member(caller)?;
             self.check_target(caller)?;
             // Neither is tried again by whoever is told so: a node that was replaced stops, and so does one whose start is
             // not its latest, of which the meta group is the better judge.
@@ -227,13 +242,9 @@ impl Node {
                 self.check_start(caller).map(drop)?;
             }
         }
-        if matches!(command, MetaCommand::CreateCluster { .. }) {
-            return Err(Error::invalid("a cluster is created by its founder, not over the network"));
-        }
         if self.meta().founding.is_none() {
             return Err(Error::unavailable("the cluster is still being founded"));
         }
-        let joins = matches!(command, MetaCommand::RegisterNode { .. });
         if let MetaCommand::RegisterNode { join_nonce, profile, replaces } = &mut command
             && is_joining
         {
@@ -248,7 +259,7 @@ impl Node {
         // for the leader, and so is what another one passes on, so that changes never go in circles.
         let announces_itself =
             matches!(command, MetaCommand::AnnounceStart { node, .. } if node == caller.from);
-        let outcome = if (joins && is_joining) || announces_itself {
+        let outcome = if is_joining || announces_itself {
             self.propose_meta(command, deadline).await?
         } else {
             self.propose_meta_here(command, deadline).await?
