@@ -511,6 +511,9 @@ async fn watch_core(
             changed = metrics.changed() => changed.is_err(),
             () = tokio::time::sleep(CORE_CHECK_INTERVAL) => false,
         };
+        if cancelled.is_cancelled() {
+            return;
+        }
         // A core that panics says nothing more; it is only found out by being asked.
         if let Err(fatal) = raft.with_raft_state(|_| ()).await
             && !cancelled.is_cancelled()
