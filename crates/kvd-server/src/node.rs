@@ -51,6 +51,7 @@ use crate::{
 
 mod bootstrap;
 mod disk;
+mod engine;
 mod listen;
 mod meta;
 mod observe;

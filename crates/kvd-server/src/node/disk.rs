@@ -4,15 +4,12 @@
 //! clean and a reboot since (a power cut, for all we know), what the engine holds is not, and every replica is rebuilt from its
 //! checkpoint and log. That verdict is kept on disk until all of them have been.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use kvd_storage::{
     checkpoint::CheckpointStore,
     disk::{Disk, RealDisk},
-    engine::{Engine, MemoryEngine, SledEngine, SledOptions},
+    engine::Engine,
     identity::{DirLock, Identity, Joined, LOG_DIR},
     log::{self, Log, Recovery},
     table::Table,
@@ -20,6 +17,7 @@ use kvd_storage::{
 use kvd_types::{Error, Incarnation, ReplicaId, Result};
 use parking_lot::Mutex;
 
+use super::engine::{self, Damage};
 use crate::config;
 
 const STATE_DIR: &str = "state";
@@ -36,6 +34,7 @@ pub(super) struct NodeDisk {
     distrust_state: bool,
     pub(super) log: Log,
     pub(super) engine: Arc<dyn Engine>,
+    damage: Arc<Damage>,
     _lock: DirLock,
 }
 
@@ -66,7 +65,7 @@ impl NodeDisk {
         };
         let (log, recovery) = Log::open(Arc::clone(&disk), &dir.join(LOG_DIR), options)
             .map_err(|error| Error::corruption(format!("the log can't be opened: {error}")))?;
-        let engine = open_engine(config, &dir.join(STATE_DIR))?;
+        let (engine, damage) = engine::open(config, &dir.join(STATE_DIR))?;
         let opened = Self {
             dir,
             disk,
@@ -75,9 +74,15 @@ impl NodeDisk {
             distrust_state,
             log,
             engine,
+            damage,
             _lock: lock,
         };
         Ok((opened, recovery))
+    }
+
+    /// Damage of the engine's files that was met, with which the node must stop.
+    pub(super) fn damage(&self) -> Option<&str> {
+        self.damage.what()
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -139,34 +144,6 @@ impl NodeDisk {
     }
 }
 
-/// Opens the engine. One that can't be opened holds nothing that log and checkpoints don't: it is put aside.
-fn open_engine(config: &config::Config, dir: &Path) -> Result<Arc<dyn Engine>> {
-    if config.storage.engine == config::Engine::Memory {
-        return Ok(Arc::new(MemoryEngine::new()));
-    }
-    let options = SledOptions {
-        cache_bytes: usize::try_from(config.storage.cache_bytes).unwrap_or(usize::MAX),
-        ..SledOptions::default()
-    };
-    match SledEngine::open(dir, options) {
-        Ok(engine) => Ok(Arc::new(engine)),
-        Err(error) => {
-            let aside = dir.with_extension("damaged");
-            tracing::error!(dir = %dir.display(), aside = %aside.display(), %error, "the engine can't be opened; it is put aside and rebuilt");
-            let put_aside = || -> std::io::Result<()> {
-                if aside.exists() {
-                    std::fs::remove_dir_all(&aside)?;
-                }
-                std::fs::rename(dir, &aside)
-            };
-            put_aside().map_err(|io| {
-                Error::corruption(format!("{error}; and {} can't be put aside: {io}", dir.display()))
-            })?;
-            Ok(Arc::new(SledEngine::open(dir, options).map_err(refuse)?))
-        }
-    }
-}
-
 /// Identifies the boot that the machine is in; empty where the system doesn't tell, and then no stop but a clean one is
 /// believed to have lost nothing.
 fn boot_id() -> String {
@@ -176,6 +153,6 @@ fn boot_id() -> String {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "made to be passed to map_err")]
-fn refuse(error: kvd_storage::Error) -> Error {
+pub(super) fn refuse(error: kvd_storage::Error) -> Error {
     Error::corruption(error.to_string())
 }

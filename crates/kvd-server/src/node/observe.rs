@@ -80,9 +80,17 @@ impl Node {
         }
     }
 
-    /// Stops the node once nothing is known of what is durable.
+    /// Stops the node once nothing is known of what is durable, or its engine is damaged.
     pub(super) async fn fault_loop(&self) {
         loop {
+            if let Ok(disk) = self.disk()
+                && let Some(what) = disk.damage()
+            {
+                return self.fail(format!(
+                    "the engine's files are damaged: {what}. Start the node again: it rebuilds them from its checkpoints \
+                     and log"
+                ));
+            }
             if let Ok(replicas) = self.replicas()
                 && let (_, Some(what)) = replicas.faults()
             {

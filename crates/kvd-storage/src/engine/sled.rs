@@ -17,18 +17,24 @@
 //! - **Trees** are never dropped, which makes the next open panic; they are cleared and keep their name.
 //! - **Handles** are `Send` but not `Sync`, and cloning one costs a microsecond: each tree keeps a few to lend.
 //! - **Scans** with an end bound walk on to the end of the tree looking for more: only the start is given to sled.
-//! - **Damage** can make an open panic; it is caught and told as an error, so that the state can be rebuilt.
+//! - **Damage** can make an open panic, and what the panic unwinds then waits for ever for a thread that was never
+//!   started. So opening has a thread of its own, which is left behind when it panics; whoever waits for it is told of
+//!   the panic by the panic hook, the only code that runs before the unwinding. It becomes an error, so that the state
+//!   can be rebuilt.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     fmt, io,
     ops::Bound,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
+    thread,
 };
 
 use bytes::Bytes;
@@ -109,9 +115,8 @@ impl SledEngine {
             .cache_capacity_bytes(options.cache_bytes)
             .zstd_compression_level(options.zstd_level)
             .flush_every_ms(Some(FLUSH_INTERVAL_MS));
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open::<FANOUT>()));
-        let database = opened
-            .unwrap_or_else(|_| Err(io::Error::other("sled panicked: its files are damaged")))
+        let database = survive_panics(move || config.open::<FANOUT>())
+            .unwrap_or_else(|| Err(io::Error::other("sled panicked: its files are damaged")))
             .map_err(|source| Error::Engine { context: "open its database", source })?;
         let flusher = Mutex::new(Handle::clone(&database));
         let health = Arc::new(Health { path: dir.to_owned(), failed: AtomicBool::new(false) });
@@ -123,6 +128,39 @@ impl SledEngine {
             health,
         })
     }
+}
+
+/// Does something on a thread of its own. `None` if it panics; the thread may then be left behind, with all it holds.
+fn survive_panics<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Option<io::Result<T>> {
+    thread_local! {
+        /// Whether this is the thread whose panic is waited for.
+        static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
+    }
+    /// The hook is the whole process's: two of these at once would not put it back as it was.
+    static HOOK: Mutex<()> = Mutex::new(());
+    let _only = HOOK.lock();
+    let (done, ended) = mpsc::sync_channel(1);
+    let panicked = done.clone();
+    let hook = Arc::new(panic::take_hook());
+    let original = Arc::clone(&hook);
+    panic::set_hook(Box::new(move |panic| {
+        if IS_WATCHED.get() {
+            drop(panicked.try_send(None));
+        }
+        hook(panic);
+    }));
+    let spawned = thread::Builder::new().name("engine-open".to_owned()).spawn(move || {
+        IS_WATCHED.set(true);
+        drop(done.send(Some(work())));
+    });
+    let outcome = match spawned {
+        Ok(_) => ended.recv().ok().flatten(),
+        Err(error) => Some(Err(error)),
+    };
+    panic::set_hook(Box::new(move |panic| original(panic)));
+    outcome
 }
 
 impl fmt::Debug for SledEngine {

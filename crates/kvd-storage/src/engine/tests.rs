@@ -318,3 +318,23 @@ fn a_damaged_database_is_an_error_and_no_panic() {
     fs::write(settings, [0xff; 64]).unwrap();
     assert!(matches!(SledEngine::open(&copy, SledOptions::default()), Err(crate::Error::Engine { .. })));
 }
+
+#[test]
+fn damaged_rows_are_an_error_where_sled_would_wait_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let engine = sled_at(&live);
+    run(&engine, &[Step::Apply((0..40).map(|number| (number, Some(number))).collect()), Step::Flush]);
+    drop(engine);
+    // Whatever holds rows, the names of the trees among them: read while it opens, where an error is a panic.
+    for slab in fs::read_dir(live.join("slabs")).unwrap() {
+        let path = slab.unwrap().path();
+        let rotten: Vec<u8> = fs::read(&path).unwrap().iter().map(|byte| byte ^ 0x10).collect();
+        fs::write(&path, rotten).unwrap();
+    }
+    let error = SledEngine::open(&live, SledOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("panicked"), "{error}");
+    // It is put aside then, and another one opened in its place.
+    fs::rename(&live, dir.path().join("aside")).unwrap();
+    sled_at(&live);
+}

@@ -1,0 +1,261 @@
+//! The node's engine, watched for damage.
+//!
+//! # The problem
+//! An engine whose files have rotted may well open, and fail later: when a row is read, or when a flush comes upon a leaf
+//! that it has to move. A replica that is rebuilt *within* it doesn't help then, for the next flush fails again, and with
+//! it the node, at each start anew.
+//!
+//! # The approach
+//! All calls pass through a [`WatchedEngine`]. The first error that speaks of damage is noted in the engine's own directory,
+//! durably, and the node stops. The next start finds the note and puts the whole directory aside, as one that can't be
+//! opened at all: what it holds is in log and checkpoints too, from which all replicas are rebuilt.
+//!
+//! # What it deliberately does not do
+//! It does not take a full disk for damage: the rows are good, and rebuilding would need even more room.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use kvd_storage::engine::{Batch, Engine, MemoryEngine, Rows, SledEngine, SledOptions, Tree};
+use kvd_types::{Error, Result};
+
+use super::disk::refuse;
+use crate::config;
+
+/// The note in a damaged engine's directory: why it is not to be opened any more.
+const NOTE: &str = "DAMAGED";
+
+/// The damage that was met, if any.
+#[derive(Debug)]
+pub(super) struct Damage {
+    dir: PathBuf,
+    what: OnceLock<String>,
+}
+
+impl Damage {
+    /// What was met first.
+    pub(super) fn what(&self) -> Option<&str> {
+        self.what.get().map(String::as_str)
+    }
+
+    /// Looks at an error on its way to the caller.
+    fn see(&self, error: kvd_storage::Error) -> kvd_storage::Error {
+        if speaks_of_damage(&error) {
+            self.what.get_or_init(|| {
+                let what = error.to_string();
+                if let Err(io) = self.note(&what) {
+                    tracing::error!(dir = %self.dir.display(), error = %io, "the engine's damage can't be noted");
+                }
+                what
+            });
+        }
+        error
+    }
+
+    fn note(&self, what: &str) -> io::Result<()> {
+        let mut note = fs::File::create(self.dir.join(NOTE))?;
+        note.write_all(what.as_bytes())?;
+        note.sync_all()?;
+        fs::File::open(&self.dir)?.sync_all()
+    }
+}
+
+/// Whether an error comes from bytes that are not what was written, or that the device can't read.
+fn speaks_of_damage(error: &kvd_storage::Error) -> bool {
+    let (kvd_storage::Error::Engine { source, .. } | kvd_storage::Error::Fatal { source, .. }) = error else {
+        return false;
+    };
+    matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// Opens the engine. One that is damaged holds nothing that log and checkpoints don't: it is put aside.
+pub(super) fn open(config: &config::Config, dir: &Path) -> Result<(Arc<dyn Engine>, Arc<Damage>)> {
+    let damage = Arc::new(Damage { dir: dir.to_owned(), what: OnceLock::new() });
+    if config.storage.engine == config::Engine::Memory {
+        return Ok((Arc::new(MemoryEngine::new()), damage));
+    }
+    let options = SledOptions {
+        cache_bytes: usize::try_from(config.storage.cache_bytes).unwrap_or(usize::MAX),
+        ..SledOptions::default()
+    };
+    let opened = match fs::read_to_string(dir.join(NOTE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            SledEngine::open(dir, options).map_err(|error| error.to_string())
+        }
+        Ok(what) => Err(format!("its damage was met before: {what}")),
+        Err(error) => Err(error.to_string()),
+    };
+    let engine = match opened {
+        Ok(engine) => engine,
+        Err(why) => {
+            put_aside(dir, &why)?;
+            SledEngine::open(dir, options).map_err(refuse)?
+        }
+    };
+    Ok((Arc::new(WatchedEngine { engine: Arc::new(engine), damage: Arc::clone(&damage) }), damage))
+}
+
+fn put_aside(dir: &Path, why: &str) -> Result<()> {
+    let aside = dir.with_extension("damaged");
+    tracing::error!(dir = %dir.display(), aside = %aside.display(), why, "the engine can't be opened; it is put aside and rebuilt");
+    let put_aside = || -> io::Result<()> {
+        if aside.exists() {
+            fs::remove_dir_all(&aside)?;
+        }
+        fs::rename(dir, &aside)
+    };
+    put_aside()
+        .map_err(|io| Error::corruption(format!("{why}; and {} can't be put aside: {io}", dir.display())))
+}
+
+/// An engine whose errors are looked at.
+#[derive(Debug)]
+struct WatchedEngine {
+    engine: Arc<dyn Engine>,
+    damage: Arc<Damage>,
+}
+
+impl Engine for WatchedEngine {
+    fn tree(&self, name: &str) -> kvd_storage::Result<Arc<dyn Tree>> {
+        let tree = self.engine.tree(name).map_err(|error| self.damage.see(error))?;
+        Ok(Arc::new(WatchedTree { tree, damage: Arc::clone(&self.damage) }))
+    }
+
+    fn tree_names(&self) -> kvd_storage::Result<Vec<String>> {
+        self.engine.tree_names().map_err(|error| self.damage.see(error))
+    }
+
+    fn flush(&self) -> kvd_storage::Result<()> {
+        self.engine.flush().map_err(|error| self.damage.see(error))
+    }
+}
+
+/// A tree of such an engine.
+#[derive(Debug)]
+struct WatchedTree {
+    tree: Arc<dyn Tree>,
+    damage: Arc<Damage>,
+}
+
+impl Tree for WatchedTree {
+    fn get(&self, key: &[u8]) -> kvd_storage::Result<Option<Bytes>> {
+        self.tree.get(key).map_err(|error| self.damage.see(error))
+    }
+
+    fn apply(&self, batch: Batch) -> kvd_storage::Result<()> {
+        self.tree.apply(batch).map_err(|error| self.damage.see(error))
+    }
+
+    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'a> {
+        Box::new(self.tree.scan(start, end).map(|row| row.map_err(|error| self.damage.see(error))))
+    }
+
+    fn clear(&self) -> kvd_storage::Result<()> {
+        self.tree.clear().map_err(|error| self.damage.see(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvd_storage::Error as Failure;
+
+    use super::*;
+
+    /// An engine that fails with errors of this kind.
+    #[derive(Debug)]
+    struct Failing(io::ErrorKind);
+
+    impl Failing {
+        fn error(&self) -> Failure {
+            Failure::Engine { context: "read a row", source: self.0.into() }
+        }
+    }
+
+    impl Engine for Failing {
+        fn tree(&self, _name: &str) -> kvd_storage::Result<Arc<dyn Tree>> {
+            Ok(Arc::new(Self(self.0)))
+        }
+
+        fn tree_names(&self) -> kvd_storage::Result<Vec<String>> {
+            Err(self.error())
+        }
+
+        fn flush(&self) -> kvd_storage::Result<()> {
+            Err(Failure::Fatal { context: "flush", path: PathBuf::new(), source: self.0.into() })
+        }
+    }
+
+    impl Tree for Failing {
+        fn get(&self, _key: &[u8]) -> kvd_storage::Result<Option<Bytes>> {
+            Err(self.error())
+        }
+
+        fn apply(&self, _batch: Batch) -> kvd_storage::Result<()> {
+            Err(self.error())
+        }
+
+        fn scan<'a>(&'a self, _start: Bound<&[u8]>, _end: Bound<&[u8]>) -> Rows<'a> {
+            Box::new(std::iter::once(Err(self.error())))
+        }
+
+        fn clear(&self) -> kvd_storage::Result<()> {
+            Err(self.error())
+        }
+    }
+
+    /// Whether a call that fails so is noted, and the note in the directory if there is one.
+    fn noted(kind: io::ErrorKind, call: impl FnOnce(&dyn Engine)) -> (bool, Option<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let damage = Arc::new(Damage { dir: dir.path().to_owned(), what: OnceLock::new() });
+        call(&WatchedEngine { engine: Arc::new(Failing(kind)), damage: Arc::clone(&damage) });
+        (damage.what().is_some(), fs::read_to_string(dir.path().join(NOTE)).ok())
+    }
+
+    #[test]
+    fn damage_is_noted_wherever_it_is_met() {
+        let calls: [fn(&dyn Engine); 6] = [
+            |engine| assert!(engine.tree_names().is_err()),
+            |engine| assert!(engine.flush().is_err()),
+            |engine| assert!(engine.tree("t").unwrap().get(b"k").is_err()),
+            |engine| assert!(engine.tree("t").unwrap().apply(Batch::default()).is_err()),
+            |engine| {
+                let tree = engine.tree("t").unwrap();
+                assert!(tree.scan(Bound::Unbounded, Bound::Unbounded).any(|row| row.is_err()));
+            },
+            |engine| assert!(engine.tree("t").unwrap().clear().is_err()),
+        ];
+        for call in calls {
+            let (met, note) = noted(io::ErrorKind::InvalidData, call);
+            assert!(met && note.is_some_and(|note| note.contains("can't ")), "it is noted");
+            assert_eq!(noted(io::ErrorKind::StorageFull, call), (false, None), "a full disk is no damage");
+        }
+    }
+
+    #[test]
+    fn an_engine_with_a_note_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let mut config = config::Config::default();
+        config.storage.engine = config::Engine::Sled;
+        let mut batch = Batch::default();
+        batch.put("k".into(), "v".into());
+        let (engine, damage) = open(&config, &state).unwrap();
+        engine.tree("t").unwrap().apply(batch).unwrap();
+        engine.flush().unwrap();
+        damage.note("it was seen").unwrap();
+        drop(engine);
+
+        let (engine, damage) = open(&config, &state).unwrap();
+        assert_eq!(engine.tree("t").unwrap().get(b"k").unwrap(), None, "all rows are rebuilt");
+        assert!(damage.what().is_none() && dir.path().join("state.damaged").join(NOTE).exists());
+        drop(engine);
+        assert!(open(&config, &state).unwrap().0.tree("t").is_ok() && !state.join(NOTE).exists());
+    }
+}
