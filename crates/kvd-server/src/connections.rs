@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -30,6 +31,8 @@ use crate::{
     metrics::{ConnectionCount, SharedMetrics},
 };
 
+/// What an HTTP/2 client opens with: the preface.
+pub(crate) const HTTP2_OPENING_BYTES: usize = 24;
 /// A connection must have said this within that time: what a listener's protocol opens with.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept, most likely for want of file handles.
@@ -93,6 +96,14 @@ impl Gate {
         let cut = cut.0.token().clone();
         let places = Arc::new(Semaphore::new(places));
         Self { name, listener, opening_bytes, opening_timeout: OPENING_TIMEOUT, places, metrics, cut }
+    }
+
+    /// The connections, one after the other, for as long as there is a listener.
+    pub(crate) fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
+        stream::unfold(self, |gate| async move {
+            let connection = gate.accept().await;
+            Some((Ok(connection), gate))
+        })
     }
 
     /// The next connection that there is a place for. May be dropped and called again.

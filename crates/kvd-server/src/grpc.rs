@@ -12,7 +12,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::stream;
 use kvd_proto::v1::{cluster_server::ClusterServer, kv_server::KvServer};
 use kvd_types::limits::MESSAGE_BYTES_MAX;
 use tokio::net::TcpListener;
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::{
-    connections::{Cut, Gate, ServiceLimits},
+    connections::{Cut, Gate, HTTP2_OPENING_BYTES, ServiceLimits},
     front::Front,
     metrics::SharedMetrics,
     store::Store,
@@ -32,8 +31,6 @@ mod health;
 mod kv;
 mod pipeline;
 
-/// What a gRPC connection opens with: HTTP/2's preface.
-const OPENING_BYTES: usize = 24;
 /// Calls and streams on one connection at a time.
 const STREAMS_MAX: u32 = 1024;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -57,7 +54,7 @@ pub async fn serve(
     metrics: SharedMetrics,
 ) -> anyhow::Result<()> {
     let cut = Cut::new();
-    let gate = Gate::new("client", listener, OPENING_BYTES, &limits, Arc::clone(&metrics), &cut);
+    let gate = Gate::new("client", listener, HTTP2_OPENING_BYTES, &limits, Arc::clone(&metrics), &cut);
     let front = Front { store: Arc::clone(&store), metrics, value_bytes_max: limits.value_bytes_max };
 
     let kv = KvServer::new(kv::KvService::new(front, shutdown.clone()))
@@ -73,10 +70,6 @@ pub async fn serve(
         .with_service_name("grpc.reflection.v1.ServerReflection")
         .build_v1()?;
 
-    let incoming = stream::unfold(gate, |gate| async move {
-        let connection = gate.accept().await;
-        Some((Ok::<_, std::io::Error>(connection), gate))
-    });
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -87,7 +80,7 @@ pub async fn serve(
         .add_service(cluster)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(gate.connections(), shutdown.clone().cancelled_owned());
     let out_of_time = async {
         shutdown.cancelled().await;
         tokio::time::sleep(limits.grace).await;

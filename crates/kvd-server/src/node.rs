@@ -429,11 +429,9 @@ impl Node {
             }
         });
         servers.spawn(http::serve(listeners.http, http, limits, serving.clone(), Arc::clone(&self.metrics)));
-        servers.spawn(listen::serve_peers(
-            listeners.peer,
-            PeerService::server(Arc::new(Peers(node)), serving.clone()),
-            serving.clone(),
-        ));
+        let peers = PeerService::server(Arc::new(Peers(node)), serving.clone());
+        let metrics = Arc::clone(&self.metrics);
+        servers.spawn(listen::serve_peers(listeners.peer, peers, limits, metrics, serving.clone()));
         servers
     }
 

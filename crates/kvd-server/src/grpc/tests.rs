@@ -356,7 +356,7 @@ async fn reflection_describes_what_is_offered() {
         MessageRequest::FileContainingSymbol("kvd.v1.PipelineRequest".to_owned()),
     ];
     let mut client = ServerReflectionClient::new(running.channel().await);
-    let asked = stream::iter(questions.map(ask));
+    let asked = futures::stream::iter(questions.map(ask));
     let mut answers = client.server_reflection_info(asked).await.unwrap().into_inner();
     let Some(MessageResponse::ListServicesResponse(listed)) =
         within(answers.message()).await.unwrap().unwrap().message_response

@@ -6,12 +6,15 @@ use anyhow::Context as _;
 use kvd_proto::peer::v1::peer_server::PeerServer;
 use kvd_raft::peer::{PeerHandler, PeerService};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use super::Duration;
-use crate::config::Config;
+use crate::{
+    config::Config,
+    connections::{Cut, Gate, HTTP2_OPENING_BYTES, ServiceLimits},
+    metrics::SharedMetrics,
+};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -53,20 +56,17 @@ fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("can't listen on {address} ({setting}): is another process using the port?"))
 }
 
-/// Serves other nodes until told to stop; what is under way then is cut.
+/// Serves other nodes until told to stop; what is under way then is cut. As many connections are taken as on each of the
+/// other ports, and silent ones are closed: whoever has no token must not use up the node's file handles either.
 pub(super) async fn serve_peers<H: PeerHandler>(
     listener: TcpListener,
     service: PeerServer<PeerService<H>>,
+    limits: ServiceLimits,
+    metrics: SharedMetrics,
     serving: CancellationToken,
 ) {
-    let incoming = TcpListenerStream::new(listener).map(|accepted| {
-        if let Ok(stream) = &accepted
-            && let Err(error) = stream.set_nodelay(true)
-        {
-            tracing::debug!(%error, "a peer's connection stays with Nagle's algorithm");
-        }
-        accepted
-    });
+    let cut = Cut::new();
+    let gate = Gate::new("peer", listener, HTTP2_OPENING_BYTES, &limits, metrics, &cut);
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
@@ -74,11 +74,12 @@ pub(super) async fn serve_peers<H: PeerHandler>(
         .initial_connection_window_size(WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
         .add_service(service)
-        .serve_with_incoming(incoming);
+        .serve_with_incoming(gate.connections());
     tokio::select! {
         () = serving.cancelled() => {}
         served = server => if let Err(error) = served {
             tracing::error!(%error, "the peer port has stopped serving");
         },
     }
+    drop(cut);
 }
