@@ -1,7 +1,11 @@
-//! No acknowledged write is lost and none is made twice, whichever processes are killed.
+//! No acknowledged write is lost and none is made twice, whichever processes are killed or held up.
 
 use kvd_client::Client;
 use kvd_tests::{Cluster, Writers};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// Writers at a time: several per shard, so that proposals travel together.
 const WRITERS: usize = 8;
@@ -60,4 +64,39 @@ async fn acknowledged_writes_outlive_the_kill_of_all_nodes_at_once() {
     cluster.start_all();
     cluster.ready().await;
     ledger.check(&cluster.client().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_paused_does_not_answer_from_the_past() {
+    const KEYS: usize = 24;
+    let cluster = Cluster::of(3).start().await;
+    let client = cluster.client().await;
+    for number in 0..KEYS {
+        client.put(format!("key-{number}"), "before").await.unwrap();
+    }
+    let paused = busiest(&cluster, &client).await;
+    cluster.node(paused).pause();
+    // Only others can take these.
+    for number in 0..KEYS {
+        client.put(format!("key-{number}"), "after").await.unwrap();
+    }
+    // These wait at the paused node, to be served the moment it wakes, when it has heard of nothing yet.
+    let mut early = Vec::new();
+    for number in 0..KEYS {
+        let mut stream = TcpStream::connect(cluster.node(paused).http_address()).await.unwrap();
+        let head = format!("GET /store/key-{number} HTTP/1.1\r\nhost: kvd\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        early.push(stream);
+    }
+    cluster.node(paused).resume();
+    let mut answered = 0;
+    for mut stream in early {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(!answer.contains("\"before\""), "an answer from the past: {answer}");
+        answered += usize::from(answer.contains("\"after\""));
+    }
+    assert!(answered > 0, "none was answered at all");
+    cluster.ready().await;
+    cluster.agreed(&client).await;
 }
