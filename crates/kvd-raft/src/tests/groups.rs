@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use kvd_storage::{
     engine::{Batch, Engine as _},
     log::{Entry, EntryId},
 };
-use kvd_types::{ErrorKind, LogIndex, ReplicaId, Term};
+use kvd_types::{
+    ErrorKind, LogIndex, ReplicaId, Term,
+    limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, PROPOSAL_QUEUE_MAX},
+};
 
 use super::harness::{self, GROUP, Network, Node, leader, put, put_many, until, value};
 use crate::{DrainOptions, Fault, OpenError, Role};
@@ -239,4 +243,34 @@ async fn a_core_that_ends_by_itself_is_noticed_and_the_group_can_be_opened_again
     let (_, led) = leader(&rest).await;
     assert_eq!(value(&led, "key-9").as_deref(), Some("key-9"));
     back.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_the_queue_is_refused_at_once() {
+    let (network, _nodes, groups) = harness::three().await;
+    let (place, group) = leader(&groups).await;
+    network.cut_off(place as u64 + 1);
+    // Without a majority nothing is committed: entries in flight fill up first, then the queue.
+    let room = PROPOSAL_QUEUE_MAX + ENTRIES_IN_FLIGHT_MAX * ENTRY_COMMANDS_MAX;
+    let writes = (0..room + 10).map(|i| {
+        let group = group.clone();
+        tokio::spawn(async move { group.propose(put(&format!("key-{i}"), "value")).await })
+    });
+    let mut writes: FuturesUnordered<_> = writes.collect();
+    let refused = async {
+        loop {
+            let written = writes.next().await.expect("more writes").unwrap();
+            if let Err(error) = written
+                && matches!(error.kind, ErrorKind::Overloaded { .. })
+            {
+                return error;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(harness::PATIENCE, refused).await.expect("something is refused");
+    assert!(!refused.outcome_unknown() && refused.is_retryable(), "{refused}");
+    assert!(
+        matches!(refused.kind, ErrorKind::Overloaded { retry_after } if !retry_after.is_zero()),
+        "{refused}"
+    );
 }
