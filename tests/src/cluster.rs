@@ -9,6 +9,7 @@ use std::{
 
 use kvd_client::{Client, Config, NodeId, ReplicaStatus, Status};
 use kvd_types::GroupId;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::{node::Node, turn::Turn, wait::until};
@@ -144,6 +145,20 @@ impl Cluster {
     /// Starts all that don't run.
     pub fn start_all(&mut self) {
         self.nodes.iter_mut().filter(|node| !node.is_started()).for_each(Node::start);
+    }
+
+    /// Asks all that run to stop, at once, and waits until they have.
+    ///
+    /// # Panics
+    /// One doesn't stop, or not well.
+    pub async fn stop_all(&mut self) {
+        for node in self.nodes.iter().filter(|node| node.is_started()) {
+            node.process().signal(Signal::TERM);
+        }
+        for node in self.nodes.iter_mut().filter(|node| node.is_started()) {
+            let status = node.wait().await;
+            assert!(status.success(), "{status}:\n{}", node.log());
+        }
     }
 
     /// Kills all at once.

@@ -191,6 +191,8 @@ struct Inner {
     proposals: ProposalQueue,
     reads: ReadQueue,
     leadership: watch::Receiver<Leadership>,
+    /// Whether a leader has spoken since this replica was opened.
+    heard: watch::Sender<bool>,
     timing: Timing,
     cancelled: CancellationToken,
     tasks: TaskTracker,
@@ -249,7 +251,8 @@ impl Group {
         let (proposals, proposer) = ProposalQueue::new(group, raft.clone(), clock);
         let (reads, rounds) = ReadQueue::new(group, raft.clone(), timing.election_timeout_max);
         let (seen, leadership) = watch::channel(Leadership::default());
-        tasks.spawn(watch_core(raft.clone(), Arc::clone(&state), seen, cancelled.clone()));
+        let heard = watch::Sender::new(false);
+        tasks.spawn(watch_core(raft.clone(), Arc::clone(&state), seen, heard.subscribe(), cancelled.clone()));
         tasks.spawn(proposer.run(cancelled.clone()));
         tasks.spawn(rounds.run(cancelled.clone()));
         tasks.close();
@@ -265,6 +268,7 @@ impl Group {
             proposals,
             reads,
             leadership,
+            heard,
             timing,
             cancelled,
             tasks,
@@ -320,7 +324,7 @@ impl Group {
         })
     }
 
-    /// Who leads, as far as this replica knows. Cheap enough to be asked for every request.
+    /// Who leads, as far as this replica has heard since it was opened. Cheap enough to be asked for every request.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
         *self.0.leadership.borrow()
@@ -484,22 +488,26 @@ impl Group {
 }
 
 /// Keeps up with who leads, and notices when the core ends by itself.
+///
+/// A replica that has just been opened remembers who led it before. That one counts only once it has been heard: whoever
+/// restarts nodes one by one must not be told that all is well by a replica that nobody has spoken to.
 async fn watch_core(
     raft: Raft,
     state: Arc<ReplicaState>,
     seen: watch::Sender<Leadership>,
+    mut heard: watch::Receiver<bool>,
     cancelled: CancellationToken,
 ) {
     let mut metrics = raft.server_metrics();
     loop {
         let leadership = {
             let metrics = metrics.borrow_watched();
-            let leader = metrics.current_leader.and_then(|id| {
+            let is_self = metrics.state == ServerState::Leader;
+            let leader = metrics.current_leader.filter(|_| is_self || *heard.borrow()).and_then(|id| {
                 let node = *metrics.membership_config.get_node(&id)?;
                 Some(Replica { id, node })
             });
-            let term = Term(metrics.vote.leader_id.term);
-            Leadership { leader, is_self: metrics.state == ServerState::Leader, term }
+            Leadership { leader, is_self, term: Term(metrics.vote.leader_id.term) }
         };
         seen.send_if_modified(|known| {
             let changed = *known != leadership;
@@ -509,6 +517,7 @@ async fn watch_core(
         let ended = tokio::select! {
             () = cancelled.cancelled() => return,
             changed = metrics.changed() => changed.is_err(),
+            Ok(()) = heard.changed() => false,
             () = tokio::time::sleep(CORE_CHECK_INTERVAL) => false,
         };
         if cancelled.is_cancelled() {

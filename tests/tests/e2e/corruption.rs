@@ -78,9 +78,7 @@ async fn stopped_cluster() -> (Cluster, Client) {
     })
     .await;
     cluster.agreed(&client).await;
-    for index in 0..3 {
-        assert!(cluster.node_mut(index).stop().await.success());
-    }
+    cluster.stop_all().await;
     (cluster, client)
 }
 
@@ -135,9 +133,7 @@ async fn replicas_whose_checkpoints_and_rows_are_damaged_are_replaced() {
     cluster.start_all();
     cluster.ready().await;
     let before = placed(&cluster, &client).await;
-    for index in 0..3 {
-        assert!(cluster.node_mut(index).stop().await.success());
-    }
+    cluster.stop_all().await;
     // Without rows the checkpoints are needed.
     let data_dir = cluster.node(ROTTEN).data_dir();
     fs::remove_dir_all(data_dir.join("state")).unwrap();

@@ -99,9 +99,7 @@ async fn another_clusters_disk_is_refused_by_the_peers() {
     let theirs = strangers.client().await;
     write(&theirs, "theirs").await;
     theirs.close().await;
-    for index in 0..3 {
-        assert!(strangers.node_mut(index).stop().await.success());
-    }
+    strangers.stop_all().await;
 
     // A disk is put into the wrong machine.
     assert!(cluster.node_mut(2).stop().await.success());

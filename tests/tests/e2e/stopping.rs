@@ -31,9 +31,7 @@ async fn a_rolling_restart_is_not_noticed() {
     }
 
     // And the whole cluster, stopped and started.
-    for index in 0..3 {
-        assert!(cluster.node_mut(index).stop().await.success());
-    }
+    cluster.stop_all().await;
     cluster.start_all();
     cluster.ready().await;
     ledger.check(&cluster.client().await).await;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use kvd_proto::peer::v1::{self as p, refusal::Reason};
+use openraft::raft::AppendEntriesResponse;
 
 use super::{Arc, Body, Error, Group, Result, codec};
 use crate::{
@@ -27,6 +28,9 @@ impl Group {
             Body::Append(append) => {
                 let request = codec::append_from_wire(append).map_err(malformed)?;
                 let response = raft.append_entries(request).await.map_err(failed)?;
+                if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                    self.0.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
+                }
                 Ok(Body::AppendResponse(codec::append_response_to_wire(&response)))
             }
             Body::Vote(vote) => {

@@ -51,6 +51,28 @@ async fn a_leader_that_is_cut_off_answers_no_read_and_another_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_opened_knows_of_no_leader_until_one_has_spoken() {
+    let (network, mut nodes, mut groups) = harness::three().await;
+    leader(&groups).await;
+    until("all know the leader", || groups.iter().all(|group| group.leadership().leader.is_some())).await;
+    let place = groups.iter().position(|group| !group.leadership().is_self).unwrap();
+    let (mut node, follower) = (nodes.remove(place), groups.remove(place));
+    let id = follower.replica().get();
+    node.crash(&follower).await;
+    network.cut_off(id);
+    let follower = node.open().await;
+    assert_eq!(follower.leadership().leader, None, "it remembers one, and has heard of none");
+    // Until it gives up on the one that it remembers, and asks for votes.
+    until("it waits in vain", || {
+        assert_eq!(follower.leadership().leader, None);
+        follower.status().role == Role::Candidate || follower.status().leader.is_none()
+    })
+    .await;
+    network.mend(id);
+    until("it hears of the leader", || follower.leadership().leader.is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_lets_go_of_the_log_and_brings_up_a_replica_that_missed_everything() {
     let (_network, mut nodes, mut groups) = harness::three().await;
     leader(&groups).await;
