@@ -1,6 +1,12 @@
 //! The programs under test, as built from these sources.
 
-use std::{env, path::PathBuf, process::Command, sync::LazyLock};
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+    time::SystemTime,
+};
 
 /// Where the programs are.
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| match env::var_os("KVD_BIN_DIR") {
@@ -20,13 +26,17 @@ pub fn kvctl() -> PathBuf {
     DIRECTORY.join("kvctl")
 }
 
-/// Has cargo build them where this test was built, with the same profile. Quick if they are up to date; and if they were
-/// not, a test of old ones would be worse than none.
+/// Has cargo build them where this test was built, with the same profile, unless they are there and newer than all
+/// sources: a test of old ones would be worse than none. Cargo isn't asked in vain, because with fewer packages to
+/// build it chooses other features of what they depend on, and builds that all anew.
 fn build() -> PathBuf {
     let test = env::current_exe().expect("a process knows its program");
     // TARGET/PROFILE/deps/test
     let profile_dir = test.ancestors().nth(2).expect("a test lies in its profile's deps").to_owned();
     let target_dir = profile_dir.parent().expect("a profile's directory lies in the target's");
+    if is_up_to_date(&profile_dir).unwrap_or(false) {
+        return profile_dir;
+    }
     let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(other) => other,
@@ -53,4 +63,32 @@ fn build() -> PathBuf {
     let said = String::from_utf8_lossy(&built.stderr);
     assert!(built.status.success(), "kvd and kvctl can't be built:\n{said}");
     profile_dir
+}
+
+/// Whether both programs are newer than everything that they are made of.
+fn is_up_to_date(profile_dir: &Path) -> io::Result<bool> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut newest = fs::metadata(root.join("Cargo.lock"))?.modified()?;
+    for dir in ["crates", "proto"] {
+        newest = newest.max(newest_in(&root.join(dir))?);
+    }
+    for program in ["kvd", "kvctl"] {
+        if fs::metadata(profile_dir.join(program))?.modified()? <= newest {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn newest_in(dir: &Path) -> io::Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        newest = newest.max(if entry.file_type()?.is_dir() {
+            newest_in(&entry.path())?
+        } else {
+            entry.metadata()?.modified()?
+        });
+    }
+    Ok(newest)
 }

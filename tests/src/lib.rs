@@ -16,8 +16,8 @@
 //! - One cluster runs at a time on a machine, however many tests there are: see [`Turn`].
 //! - Tests wait for conditions, with [`until`], and never for time to pass. Its deadline is generous: a test that runs
 //!   into it has failed.
-//! - The binaries are those of the sources: cargo is asked once per test process to bring them up to date, unless
-//!   `KVD_BIN_DIR` says where they are.
+//! - The binaries are those of the sources: cargo brings them up to date first if they aren't, unless `KVD_BIN_DIR` says
+//!   where they are.
 //!
 //! # What is deliberately absent
 //! No faults of the network or of the disk while a process runs: those need a machine of their own.
