@@ -60,12 +60,28 @@ impl Progress {
     }
 
     fn rate(&self) -> String {
-        let seconds = self.started.elapsed().as_secs().max(1);
-        format!("{} lines, {}/s", self.lines, self.lines / seconds)
+        format!("{} lines, {}/s", self.lines, per_second(self.lines, self.started.elapsed()))
     }
 
     fn tell(&self, text: &str) {
         // Progress that nobody sees is no reason to stop.
         drop(writeln!(io::stderr(), "{text}"));
+    }
+}
+
+/// How many a second, with the fractions of the time counted.
+fn per_second(lines: u64, took: Duration) -> u128 {
+    u128::from(lines) * 1000 / took.as_millis().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_counts_fractions_of_a_second() {
+        assert_eq!(per_second(63_666, Duration::from_millis(3700)), 17_207);
+        assert_eq!(per_second(10, Duration::from_millis(500)), 20);
+        assert_eq!(per_second(0, Duration::ZERO), 0);
     }
 }
