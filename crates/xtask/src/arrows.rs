@@ -29,7 +29,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvd-client", &["kvd-types", "kvd-placement", "kvd-proto"]),
     ("kvctl", &["kvd-types", "kvd-client"]),
     ("kvd-bench", &["kvd-types", "kvd-client"]),
-    ("kvd-testkit", &["kvd-types", "kvd-client", "kvd-server"]),
+    (
+        "kvd-testkit",
+        &["kvd-types", "kvd-storage", "kvd-machine", "kvd-proto", "kvd-raft", "kvd-server", "kvd-client"],
+    ),
     ("kvd-tests", &["kvd-types", "kvd-client", "kvd-testkit"]),
     ("xtask", &[]),
 ];
