@@ -17,7 +17,7 @@ mod real;
 mod sim;
 
 pub use real::RealDisk;
-pub use sim::{Crash, Operation, SimDisk};
+pub use sim::{Crash, Fault, Operation, SimDisk};
 
 /// A file system.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
@@ -68,6 +68,12 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// What the file system says. After one, nothing is known of what is durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// How many bytes the file system that a directory is on can still take from this process.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn available_bytes(&self, dir: &Path) -> io::Result<u64>;
 }
 
 /// An open file.

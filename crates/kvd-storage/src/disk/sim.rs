@@ -8,14 +8,18 @@
 //! - Bytes that were written and not synced may survive a power cut, block by block, in any combination
 //!   ([`Crash::Torn`]), or not at all ([`Crash::Synced`]); so may a file's length.
 //! - A name (of a file or a directory) that was created, renamed or removed is durable when its directory was synced.
-//!   Before that it is lost; in a torn crash each directory by chance keeps all its names or loses the new ones.
+//!   Before that it is lost; in a torn crash each directory by chance keeps some first part of its changes, as a
+//!   journal does.
 //! - A failed sync leaves the pages clean, as Linux does: what was written still reads, isn't on disk, and another
 //!   sync that succeeds doesn't put it there. Only writing it again does.
-//! - A failed write may have written a part.
-//! - Bits flip, the disk fills up, the power goes out at the nth operation.
+//! - A failed write may have written a part, and so may one in the middle of which the power goes out.
+//! - The disk fills up, and has room again when files are removed ([`SimDisk::limit_space`]).
+//! - The disk lies: a write or a sync that it reports done goes nowhere, or a write goes to another place
+//!   ([`Fault::Vanish`], [`Fault::Misdirect`]).
+//! - Bits flip, sectors change or can't be read any more, the power goes out at the nth operation.
 //!
 //! # What it doesn't
-//! Reordering of names across directories, bad sectors that fail to read, time.
+//! Reordering of names across directories, time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +33,13 @@ use parking_lot::Mutex;
 
 use super::{Disk, File};
 
-/// The smallest unit that survives as a whole.
-const BLOCK_BYTES: usize = 512;
+mod chance;
+mod node;
+
+use self::{
+    chance::Chance,
+    node::{BLOCK_BYTES, Content, Names, Node},
+};
 
 /// What a power cut leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,53 +88,38 @@ struct World {
     nodes: BTreeMap<u64, Node>,
     next_node: u64,
     operations: u64,
-    power_cut_at: Option<u64>,
+    power_cut: Option<PowerCut>,
     failures: Vec<(Operation, u64, io::ErrorKind)>,
-    space_bytes: Option<u64>,
+    faults: BTreeMap<u64, Fault>,
+    /// What all files together may have.
+    capacity_bytes: Option<u64>,
 }
 
-#[derive(Clone, Debug)]
-enum Node {
-    File(Content),
-    Dir(Names),
+/// What is to become of an operation.
+enum Fate {
+    Done,
+    /// Done, in part if it is a write, and then the power is out.
+    DoneUnheard,
+    Faulty(Fault),
 }
 
-#[derive(Clone, Debug, Default)]
-struct Names {
-    now: BTreeMap<OsString, u64>,
-    synced: BTreeMap<OsString, u64>,
+/// Something that goes wrong with one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails. Of a write some part is done; a sync leaves the pages clean.
+    Fail(io::ErrorKind),
+    /// It is reported done and isn't: writes and syncs only.
+    Vanish,
+    /// It is reported done and was done to another block of the file: writes only.
+    Misdirect,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Content {
-    now: Vec<u8>,
-    synced: Vec<u8>,
-    /// Blocks that the next sync puts on disk.
-    dirty: BTreeSet<usize>,
-    length_dirty: bool,
-}
-
-/// SplitMix64, so that a seed means the same for ever.
-#[derive(Clone, Debug)]
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn coin(&mut self) -> bool {
-        self.next() & 1 == 1
-    }
-
-    /// From 0 up to and including a number.
-    fn up_to(&mut self, most: usize) -> usize {
-        usize::try_from(self.next() % (most as u64).saturating_add(1)).unwrap_or(most)
-    }
+/// When the power goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PowerCut {
+    at: u64,
+    /// The operation is still done, in part if it is a write, but nobody hears of it.
+    in_the_middle: bool,
 }
 
 const ROOT: u64 = 0;
@@ -139,9 +133,10 @@ impl SimDisk {
             nodes: BTreeMap::from([(ROOT, Node::Dir(Names::default()))]),
             next_node: ROOT + 1,
             operations: 0,
-            power_cut_at: None,
+            power_cut: None,
             failures: Vec::new(),
-            space_bytes: None,
+            faults: BTreeMap::new(),
+            capacity_bytes: None,
         })))
     }
 
@@ -155,8 +150,8 @@ impl SimDisk {
             for name in names(dir) {
                 let child = world.add(Node::Dir(Names::default()));
                 if let Some(Node::Dir(parent)) = world.nodes.get_mut(&at) {
-                    parent.now.insert(name.clone(), child);
-                    parent.synced.insert(name, child);
+                    parent.change(|names| drop(names.insert(name, child)));
+                    parent.sync();
                 }
                 at = child;
             }
@@ -175,15 +170,17 @@ impl SimDisk {
                 Node::Dir(names) => names.crash(crash, &mut world.chance),
             }
         }
-        let after = World {
+        let mut after = World {
             chance: Chance(world.chance.next()),
             nodes,
             next_node: world.next_node,
             operations: 0,
-            power_cut_at: None,
+            power_cut: None,
             failures: Vec::new(),
-            space_bytes: world.space_bytes,
+            faults: BTreeMap::new(),
+            capacity_bytes: world.capacity_bytes,
         };
+        after.forget_nameless();
         Self(Arc::new(Mutex::new(after)))
     }
 
@@ -197,7 +194,13 @@ impl SimDisk {
     /// The power goes out right before the operation with that number, counting from 0: it and everything after it
     /// fails and changes nothing, reads included. Then call [`SimDisk::crash`].
     pub fn cut_power_at(&self, operation: u64) {
-        self.0.lock().power_cut_at = Some(operation);
+        self.0.lock().power_cut = Some(PowerCut { at: operation, in_the_middle: false });
+    }
+
+    /// As [`SimDisk::cut_power_at`], but that operation is still done, though nobody hears of it; if it is a write, a
+    /// part of it.
+    pub fn cut_power_in(&self, operation: u64) {
+        self.0.lock().power_cut = Some(PowerCut { at: operation, in_the_middle: true });
     }
 
     /// The nth operation of that kind from now on fails, counting from 0; those after it succeed again.
@@ -205,10 +208,17 @@ impl SimDisk {
         self.0.lock().failures.push((operation, nth, kind));
     }
 
-    /// From now on so many bytes can be added to files, then the disk is full; removing files gives none back. None:
-    /// no limit.
+    /// Something goes wrong with the operation with that number, counting as [`SimDisk::operations`] does.
+    pub fn fault_at(&self, operation: u64, fault: Fault) {
+        self.0.lock().faults.insert(operation, fault);
+    }
+
+    /// From now on files may grow by so many bytes together, then the disk is full; what has no name any more counts
+    /// no longer. None: no limit.
     pub fn limit_space(&self, bytes: Option<u64>) {
-        self.0.lock().space_bytes = bytes;
+        let mut world = self.0.lock();
+        let used = world.used_bytes();
+        world.capacity_bytes = bytes.map(|bytes| used.saturating_add(bytes));
     }
 
     /// Flips a bit of a file, on disk and in what reads see.
@@ -216,16 +226,60 @@ impl SimDisk {
     /// # Errors
     /// `NotFound` if there is no such file, `UnexpectedEof` if it is shorter.
     pub fn flip(&self, path: &Path, offset: u64, bit: u8) -> io::Result<()> {
+        self.rot(path, offset, 1, |_, byte| *byte ^= 1 << (bit % 8))
+    }
+
+    /// Puts other bytes into a file, on disk and in what reads see, as far as the file goes.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file, `UnexpectedEof` if it is shorter.
+    pub fn overwrite(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.rot(path, offset, bytes.len(), |at, byte| *byte = bytes.get(at).copied().unwrap_or_default())
+    }
+
+    fn rot(
+        &self,
+        path: &Path,
+        offset: u64,
+        length: usize,
+        change: impl FnMut(usize, &mut u8),
+    ) -> io::Result<()> {
         let mut world = self.0.lock();
         let node = world.find(path)?;
-        let content = world.content(node)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        for bytes in [&mut content.now, &mut content.synced] {
-            if let Some(byte) = bytes.get_mut(offset) {
-                *byte ^= 1 << (bit % 8);
+        let was_there = world.content(node)?.rot(offset, length, change);
+        if was_there { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    /// From now on the block around that offset can't be read, until it is written again.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file.
+    pub fn spoil(&self, path: &Path, offset: u64) -> io::Result<()> {
+        let mut world = self.0.lock();
+        let node = world.find(path)?;
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        world.content(node)?.spoil(offset);
+        Ok(())
+    }
+
+    /// All files, sorted by path, with their lengths in bytes.
+    #[must_use]
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        let world = self.0.lock();
+        let mut found = Vec::new();
+        let mut open = vec![(PathBuf::from("/"), ROOT)];
+        while let Some((path, node)) = open.pop() {
+            match world.nodes.get(&node) {
+                Some(Node::File(content)) => found.push((path, content.now.len() as u64)),
+                Some(Node::Dir(names)) => {
+                    open.extend(names.now.iter().map(|(name, node)| (path.join(name), *node)));
+                }
+                None => {}
             }
         }
-        if offset < content.now.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        found.sort();
+        found
     }
 
     /// The content of a file as reads see it.
@@ -235,95 +289,7 @@ impl SimDisk {
     pub fn bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut world = self.0.lock();
         let node = world.find(path)?;
-        Ok(world.content(node)?.now.clone())
-    }
-}
-
-impl Names {
-    fn crash(&mut self, crash: Crash, chance: &mut Chance) {
-        let keep = match crash {
-            Crash::Synced => false,
-            Crash::Torn { .. } => chance.coin(),
-            Crash::Killed => return,
-        };
-        if keep {
-            self.synced.clone_from(&self.now);
-        } else {
-            self.now.clone_from(&self.synced);
-        }
-    }
-}
-
-impl Content {
-    fn crash(&mut self, crash: Crash, chance: &mut Chance) {
-        match crash {
-            // What a failed sync left behind stays in the page cache, too.
-            Crash::Killed => return,
-            Crash::Synced => {}
-            Crash::Torn { block_bytes } => {
-                let blocks = (block_bytes / BLOCK_BYTES).max(1);
-                if self.length_dirty && chance.coin() {
-                    self.synced.resize(self.now.len(), 0);
-                }
-                let dirty = std::mem::take(&mut self.dirty);
-                let mut kept: Option<(usize, bool)> = None;
-                for block in dirty {
-                    let unit = block / blocks;
-                    let keep = match kept {
-                        Some((last, keep)) if last == unit => keep,
-                        _ => chance.coin(),
-                    };
-                    kept = Some((unit, keep));
-                    if keep {
-                        self.store(block, false);
-                    }
-                }
-            }
-        }
-        self.now.clone_from(&self.synced);
-        self.dirty.clear();
-        self.length_dirty = false;
-    }
-
-    /// Puts one block on disk.
-    fn store(&mut self, block: usize, grow: bool) {
-        let from = block * BLOCK_BYTES;
-        let mut to = (from + BLOCK_BYTES).min(self.now.len());
-        if grow && self.synced.len() < to {
-            self.synced.resize(to, 0);
-        }
-        to = to.min(self.synced.len());
-        if let (Some(written), Some(stored)) = (self.now.get(from..to), self.synced.get_mut(from..to)) {
-            stored.copy_from_slice(written);
-        }
-    }
-
-    fn write(&mut self, buffer: &[u8], offset: usize) {
-        let end = offset + buffer.len();
-        if self.now.len() < end {
-            self.now.resize(end, 0);
-            self.length_dirty = true;
-        }
-        if let Some(place) = self.now.get_mut(offset..end) {
-            place.copy_from_slice(buffer);
-        }
-        self.dirty.extend(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES));
-    }
-
-    fn sync(&mut self) {
-        self.synced.resize(self.now.len(), 0);
-        for block in std::mem::take(&mut self.dirty) {
-            self.store(block, true);
-        }
-        self.length_dirty = false;
-    }
-
-    fn set_length(&mut self, length: usize) {
-        if length > self.now.len() {
-            self.dirty.extend(self.now.len() / BLOCK_BYTES..length.div_ceil(BLOCK_BYTES));
-        }
-        self.now.resize(length, 0);
-        self.length_dirty = true;
+        Ok(world.content(node)?.now.to_vec())
     }
 }
 
@@ -335,14 +301,38 @@ impl World {
         id
     }
 
-    /// Counts an operation, and fails it if it is to fail.
-    fn begin(&mut self, operation: Operation) -> io::Result<()> {
-        if self.power_cut_at.is_some_and(|at| self.operations >= at) {
-            return Err(io::Error::other("the power is out"));
+    /// Counts an operation and says what is to become of it.
+    fn fate(&mut self, operation: Operation) -> io::Result<Fate> {
+        let number = self.operations;
+        let out = || io::Error::other("the power is out");
+        let mut unheard = false;
+        if let Some(cut) = self.power_cut.filter(|cut| number >= cut.at) {
+            if !cut.in_the_middle || number > cut.at || operation == Operation::Read {
+                return Err(out());
+            }
+            unheard = true;
         }
-        if operation != Operation::Read {
-            self.operations += 1;
+        if operation == Operation::Read {
+            return self
+                .countdown(operation)
+                .map_or(Ok(Fate::Done), |kind| Ok(Fate::Faulty(Fault::Fail(kind))));
         }
+        self.operations += 1;
+        if let Some(kind) = self.countdown(operation) {
+            return Ok(Fate::Faulty(Fault::Fail(kind)));
+        }
+        if let Some(fault) = self.faults.remove(&number) {
+            let fits = match fault {
+                Fault::Fail(_) => true,
+                Fault::Vanish => matches!(operation, Operation::Write | Operation::Sync),
+                Fault::Misdirect => operation == Operation::Write,
+            };
+            return Ok(if fits { Fate::Faulty(fault) } else { Fate::Done });
+        }
+        Ok(if unheard { Fate::DoneUnheard } else { Fate::Done })
+    }
+
+    fn countdown(&mut self, operation: Operation) -> Option<io::ErrorKind> {
         let mut failed = None;
         self.failures.retain_mut(|(which, countdown, kind)| {
             if *which != operation {
@@ -355,7 +345,23 @@ impl World {
             *countdown -= 1;
             true
         });
-        failed.map_or(Ok(()), |kind| Err(io::Error::new(kind, format!("{operation:?} was made to fail"))))
+        failed
+    }
+
+    /// Counts an operation that is done as a whole or not at all, and does it.
+    fn whole<T>(
+        &mut self,
+        operation: Operation,
+        work: impl FnOnce(&mut Self) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self.fate(operation)? {
+            Fate::Faulty(Fault::Fail(kind)) => Err(made_to_fail(operation, kind)),
+            Fate::DoneUnheard => {
+                work(self)?;
+                Err(io::Error::other("the power is out"))
+            }
+            Fate::Done | Fate::Faulty(_) => work(self),
+        }
     }
 
     fn find(&self, path: &Path) -> io::Result<u64> {
@@ -391,13 +397,37 @@ impl World {
         }
     }
 
-    /// Takes space for a file to grow; says how many bytes were not to be had.
-    fn grow(&mut self, bytes: u64) -> u64 {
-        let Some(space) = &mut self.space_bytes else { return 0 };
-        let missing = bytes.saturating_sub(*space);
-        *space = space.saturating_sub(bytes);
-        missing
+    fn used_bytes(&self) -> u64 {
+        let named = self.nodes.values().flat_map(|node| match node {
+            Node::Dir(names) => Some(names.now.values()),
+            Node::File(_) => None,
+        });
+        let bytes = named.flatten().map(|node| match self.nodes.get(node) {
+            Some(Node::File(content)) => content.now.len() as u64,
+            _ => 0,
+        });
+        bytes.sum()
     }
+
+    fn available_bytes(&self) -> u64 {
+        self.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used_bytes()))
+    }
+
+    /// Drops what no name can ever lead to.
+    fn forget_nameless(&mut self) {
+        let mut reached = BTreeSet::from([ROOT]);
+        let mut open = vec![ROOT];
+        while let Some(node) = open.pop() {
+            if let Some(Node::Dir(names)) = self.nodes.get(&node) {
+                open.extend(names.children().filter(|child| reached.insert(*child)));
+            }
+        }
+        self.nodes.retain(|node, _| reached.contains(node));
+    }
+}
+
+fn made_to_fail(operation: Operation, kind: io::ErrorKind) -> io::Error {
+    io::Error::new(kind, format!("{operation:?} was made to fail"))
 }
 
 /// The names on the way to a path, from the root.
@@ -412,31 +442,31 @@ fn names(path: &Path) -> Vec<OsString> {
 
 impl Disk for SimDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        let mut world = self.0.lock();
-        world.begin(Operation::CreateDir)?;
-        let mut at = PathBuf::new();
-        for name in names(dir) {
-            let child = at.join(&name);
-            if world.find(&child).is_err() {
-                let node = world.add(Node::Dir(Names::default()));
-                world.dir(&at)?.now.insert(name, node);
+        self.0.lock().whole(Operation::CreateDir, |world| {
+            let mut at = PathBuf::new();
+            for name in names(dir) {
+                let child = at.join(&name);
+                if world.find(&child).is_err() {
+                    let node = world.add(Node::Dir(Names::default()));
+                    world.dir(&at)?.change(|names| drop(names.insert(name, node)));
+                }
+                at = child;
             }
-            at = child;
-        }
-        world.dir(&at).map(|_| ())
+            world.dir(&at).map(|_| ())
+        })
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let mut world = self.0.lock();
-        world.begin(Operation::Create)?;
-        if world.find(path).is_ok() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        world.parent(path)?;
-        let node = world.add(Node::File(Content::default()));
-        let (names, name) = world.parent(path)?;
-        names.now.insert(name, node);
-        Ok(Box::new(SimFile { disk: self.clone(), node }))
+        self.0.lock().whole(Operation::Create, |world| {
+            if world.find(path).is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            world.parent(path)?;
+            let node = world.add(Node::File(Content::default()));
+            let (names, name) = world.parent(path)?;
+            names.change(|names| drop(names.insert(name, node)));
+            Ok(Box::new(SimFile { disk: self.clone(), node }) as Box<dyn File>)
+        })
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
@@ -452,43 +482,55 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut world = self.0.lock();
-        world.begin(Operation::Rename)?;
-        world.parent(to)?;
-        let (names, name) = world.parent(from)?;
-        let node = names.now.remove(&name).ok_or(io::ErrorKind::NotFound)?;
-        let (names, name) = world.parent(to)?;
-        names.now.insert(name, node);
-        Ok(())
+        self.0.lock().whole(Operation::Rename, |world| {
+            let (names, from_name) = world.parent(from)?;
+            let node = *names.now.get(&from_name).ok_or(io::ErrorKind::NotFound)?;
+            let (_, to_name) = world.parent(to)?;
+            if from.parent() == to.parent() {
+                // One change, as it is in a journal.
+                let (names, _) = world.parent(to)?;
+                names.change(|names| {
+                    names.remove(&from_name);
+                    names.insert(to_name, node);
+                });
+                return Ok(());
+            }
+            world.parent(to)?.0.change(|names| drop(names.insert(to_name, node)));
+            world.parent(from)?.0.change(|names| drop(names.remove(&from_name)));
+            Ok(())
+        })
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut world = self.0.lock();
-        world.begin(Operation::Remove)?;
-        let node = world.find(path)?;
-        world.content(node)?;
-        let (names, name) = world.parent(path)?;
-        names.now.remove(&name);
-        Ok(())
+        self.0.lock().whole(Operation::Remove, |world| {
+            let node = world.find(path)?;
+            world.content(node)?;
+            let (names, name) = world.parent(path)?;
+            names.change(|names| drop(names.remove(&name)));
+            Ok(())
+        })
     }
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut world = self.0.lock();
-        world.begin(Operation::Remove)?;
-        if !world.dir(dir)?.now.is_empty() {
-            return Err(io::ErrorKind::DirectoryNotEmpty.into());
-        }
-        let (names, name) = world.parent(dir)?;
-        names.now.remove(&name);
-        Ok(())
+        self.0.lock().whole(Operation::Remove, |world| {
+            if !world.dir(dir)?.now.is_empty() {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+            let (names, name) = world.parent(dir)?;
+            names.change(|names| drop(names.remove(&name)));
+            Ok(())
+        })
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut world = self.0.lock();
-        world.begin(Operation::SyncDir)?;
-        let names = world.dir(dir)?;
-        names.synced.clone_from(&names.now);
-        Ok(())
+        self.0.lock().whole(Operation::SyncDir, |world| {
+            world.dir(dir)?.sync();
+            Ok(())
+        })
+    }
+
+    fn available_bytes(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.0.lock().available_bytes())
     }
 }
 
@@ -499,12 +541,37 @@ struct SimFile {
     node: u64,
 }
 
+impl SimFile {
+    fn write_part(&self, world: &mut World, buffer: &[u8], offset: usize) -> io::Result<()> {
+        let written = world.chance.up_to(buffer.len());
+        let part = buffer.get(..written).unwrap_or_default();
+        world.content(self.node)?.write(part, offset);
+        Ok(())
+    }
+
+    fn write_as_far_as_it_fits(&self, world: &mut World, buffer: &[u8], offset: usize) -> io::Result<()> {
+        let length = world.content(self.node)?.now.len();
+        let growth = (offset + buffer.len()).saturating_sub(length);
+        let room =
+            if growth == 0 { 0 } else { usize::try_from(world.available_bytes()).unwrap_or(usize::MAX) };
+        let missing = growth.saturating_sub(room);
+        let part = buffer.get(..buffer.len().saturating_sub(missing)).unwrap_or_default();
+        world.content(self.node)?.write(part, offset);
+        if missing > 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
 impl File for SimFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut world = self.disk.0.lock();
-        world.begin(Operation::Read)?;
+        if let Fate::Faulty(Fault::Fail(kind)) = world.fate(Operation::Read)? {
+            return Err(made_to_fail(Operation::Read, kind));
+        }
         let content = world.content(self.node)?;
         let from = usize::try_from(offset).map_err(io::Error::other)?;
+        if !content.is_readable(from, buffer.len()) {
+            return Err(io::Error::other("a block can't be read"));
+        }
         let bytes = from.checked_add(buffer.len()).and_then(|to| content.now.get(from..to));
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
@@ -512,36 +579,40 @@ impl File for SimFile {
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         let mut world = self.disk.0.lock();
-        let power_was_on = world.power_cut_at.is_none_or(|at| world.operations < at);
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        if let Err(error) = world.begin(Operation::Write) {
-            if power_was_on {
-                let written = world.chance.up_to(buffer.len());
-                let part = buffer.get(..written).unwrap_or_default();
-                world.content(self.node)?.write(part, offset);
+        match world.fate(Operation::Write)? {
+            Fate::Done => self.write_as_far_as_it_fits(&mut world, buffer, offset),
+            Fate::DoneUnheard => {
+                self.write_part(&mut world, buffer, offset)?;
+                Err(io::Error::other("the power is out"))
             }
-            return Err(error);
+            Fate::Faulty(Fault::Fail(kind)) => {
+                self.write_part(&mut world, buffer, offset)?;
+                Err(made_to_fail(Operation::Write, kind))
+            }
+            Fate::Faulty(Fault::Vanish) => Ok(()),
+            Fate::Faulty(Fault::Misdirect) => {
+                let blocks = world.content(self.node)?.now.len() / BLOCK_BYTES;
+                let other = world.chance.up_to(blocks) * BLOCK_BYTES + offset % BLOCK_BYTES;
+                self.write_as_far_as_it_fits(&mut world, buffer, other)
+            }
         }
-        let length = world.content(self.node)?.now.len();
-        let growth = (offset + buffer.len()).saturating_sub(length) as u64;
-        let missing = usize::try_from(world.grow(growth)).map_err(io::Error::other)?;
-        let part = buffer.get(..buffer.len().saturating_sub(missing)).unwrap_or_default();
-        world.content(self.node)?.write(part, offset);
-        if missing > 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut world = self.disk.0.lock();
-        let power_was_on = world.power_cut_at.is_none_or(|at| world.operations < at);
-        if let Err(error) = world.begin(Operation::Sync) {
-            if power_was_on {
+        let fate = world.fate(Operation::Sync)?;
+        let content = world.content(self.node)?;
+        match fate {
+            Fate::Faulty(Fault::Vanish) => {}
+            Fate::Faulty(Fault::Fail(kind)) => {
                 // The kernel believes the pages clean now.
-                world.content(self.node)?.dirty.clear();
+                content.forget_dirt();
+                return Err(made_to_fail(Operation::Sync, kind));
             }
-            return Err(error);
+            Fate::Done | Fate::DoneUnheard | Fate::Faulty(Fault::Misdirect) => content.sync(),
         }
-        world.content(self.node)?.sync();
-        Ok(())
+        if matches!(fate, Fate::DoneUnheard) { Err(io::Error::other("the power is out")) } else { Ok(()) }
     }
 
     fn size_bytes(&self) -> io::Result<u64> {
@@ -550,14 +621,15 @@ impl File for SimFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         let mut world = self.disk.0.lock();
-        world.begin(Operation::SetLength)?;
-        let length = usize::try_from(length).map_err(io::Error::other)?;
-        let growth = length.saturating_sub(world.content(self.node)?.now.len()) as u64;
-        if world.grow(growth) > 0 {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        world.content(self.node)?.set_length(length);
-        Ok(())
+        world.whole(Operation::SetLength, |world| {
+            let length = usize::try_from(length).map_err(io::Error::other)?;
+            let growth = length.saturating_sub(world.content(self.node)?.now.len()) as u64;
+            if growth > 0 && growth > world.available_bytes() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            world.content(self.node)?.set_length(length);
+            Ok(())
+        })
     }
 }
 

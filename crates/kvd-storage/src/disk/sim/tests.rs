@@ -132,3 +132,85 @@ fn the_same_seed_tears_the_same_way() {
     };
     assert_eq!(torn(), torn());
 }
+
+#[test]
+fn the_power_may_go_out_in_the_middle_of_a_write() {
+    let mut written = BTreeSet::new();
+    for seed in 0..20 {
+        let disk = SimDisk::with_dir(seed, Path::new("/d"));
+        let file = file(&disk);
+        disk.cut_power_in(disk.operations());
+        file.write_all_at(&[1; 4], 0).unwrap_err();
+        file.sync_data().unwrap_err();
+        written.insert(disk.crash(Crash::Killed).bytes(Path::new("/d/f")).unwrap().len());
+    }
+    assert!(written.len() > 2, "{written:?}");
+    // A sync is done or not, and nobody hears which.
+    let disk = disk();
+    let file = file(&disk);
+    file.write_all_at(b"a", 0).unwrap();
+    disk.cut_power_in(disk.operations());
+    file.sync_data().unwrap_err();
+    assert_eq!(disk.crash(Crash::Synced).bytes(Path::new("/d/f")).unwrap(), b"a");
+}
+
+#[test]
+fn a_torn_directory_keeps_a_first_part_of_its_changes() {
+    let mut found = BTreeSet::new();
+    for seed in 0..50 {
+        let disk = SimDisk::with_dir(seed, Path::new("/d"));
+        for name in ["/d/a", "/d/b"] {
+            disk.create(Path::new(name)).unwrap();
+        }
+        disk.rename(Path::new("/d/a"), Path::new("/d/c")).unwrap();
+        let names = disk.crash(Crash::Torn { block_bytes: 512 }).list(Path::new("/d")).unwrap();
+        found.insert(names.iter().map(|name| name.to_string_lossy()[3..].to_owned()).collect::<String>());
+    }
+    assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), ["", "a", "ab", "bc"]);
+}
+
+#[test]
+fn a_disk_may_lie() {
+    let disk = disk();
+    let file = file(&disk);
+    file.write_all_at(&[1; 4096], 0).unwrap();
+    file.sync_data().unwrap();
+    disk.fault_at(disk.operations(), Fault::Vanish);
+    file.write_all_at(&[2; 4096], 0).unwrap();
+    assert_eq!(disk.bytes(Path::new("/d/f")).unwrap(), [1; 4096]);
+    file.write_all_at(&[2; 4096], 0).unwrap();
+    disk.fault_at(disk.operations(), Fault::Vanish);
+    file.sync_data().unwrap();
+    assert_eq!(disk.crash(Crash::Synced).bytes(Path::new("/d/f")).unwrap(), [1; 4096]);
+    disk.fault_at(disk.operations(), Fault::Misdirect);
+    file.write_all_at(&[3; 10], 5).unwrap();
+    let bytes = disk.bytes(Path::new("/d/f")).unwrap();
+    let at = bytes.iter().position(|byte| *byte == 3).unwrap();
+    assert!(at % BLOCK_BYTES == 5 && bytes[at..at + 10] == [3; 10], "{at}");
+}
+
+#[test]
+fn a_bad_block_reads_again_once_it_was_written() {
+    let disk = disk();
+    let file = file(&disk);
+    file.write_all_at(&[1; 4096], 0).unwrap();
+    disk.spoil(Path::new("/d/f"), 1000).unwrap();
+    file.read_exact_at(&mut [0; 100], 900).unwrap_err();
+    file.read_exact_at(&mut [0; 100], 1024).unwrap();
+    file.write_all_at(&[1; 512], 512).unwrap();
+    file.read_exact_at(&mut [0; 100], 900).unwrap();
+}
+
+#[test]
+fn what_is_removed_makes_room() {
+    let disk = disk();
+    let first = file(&disk);
+    first.write_all_at(&[1; 1000], 0).unwrap();
+    disk.limit_space(Some(10));
+    assert_eq!(disk.available_bytes(Path::new("/d")).unwrap(), 10);
+    let second = disk.create(Path::new("/d/g")).unwrap();
+    assert_eq!(second.write_all_at(&[1; 11], 0).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    disk.remove(Path::new("/d/f")).unwrap();
+    second.write_all_at(&[1; 1000], 0).unwrap();
+    assert_eq!(disk.files(), [(PathBuf::from("/d/g"), 1000)]);
+}

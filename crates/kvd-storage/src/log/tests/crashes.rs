@@ -247,6 +247,9 @@ impl Disk for NoDirSync {
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
+    fn available_bytes(&self, dir: &Path) -> io::Result<u64> {
+        self.0.available_bytes(dir)
+    }
 }
 
 #[test]
