@@ -2,3 +2,5 @@
 //! with everything that can go wrong in them, and crash points of the storage.
 //!
 //! A dev-dependency only: nothing that ships uses it.
+
+pub mod history;
