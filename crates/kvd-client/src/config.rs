@@ -1,7 +1,8 @@
 //! How a client finds the cluster and how long it tries.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use kvd_proto::net::{Dial, Dialer};
 use kvd_types::{
     Error, Result,
     limits::{REQUEST_DEADLINE_DEFAULT, REQUEST_DEADLINE_MAX},
@@ -26,6 +27,7 @@ pub struct Config {
     pub(crate) deadline: Duration,
     pub(crate) try_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    pub(crate) dialer: Dialer,
 }
 
 impl Config {
@@ -37,6 +39,7 @@ impl Config {
             deadline: REQUEST_DEADLINE_DEFAULT,
             try_timeout: TRY_TIMEOUT_DEFAULT,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            dialer: Dialer::default(),
         }
     }
 
@@ -59,6 +62,13 @@ impl Config {
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Connects by other means than TCP: a simulated network, a tunnel.
+    #[must_use]
+    pub fn dial(mut self, dial: Arc<dyn Dial>) -> Self {
+        self.dialer = Dialer::new(dial);
         self
     }
 

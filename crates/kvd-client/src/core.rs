@@ -104,7 +104,7 @@ impl Core {
                 "{address}: more addresses are known than a cluster has nodes"
             )));
         }
-        let peer = Arc::new(Peer::new(Arc::clone(address), self.config.connect_timeout)?);
+        let peer = Arc::new(Peer::new(Arc::clone(address), &self.config)?);
         peers.insert(Arc::clone(address), Arc::clone(&peer));
         Ok(peer)
     }

@@ -49,6 +49,9 @@ mod backoff;
 mod client;
 mod config;
 mod core;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod peer;
 mod pipeline;
 mod request;

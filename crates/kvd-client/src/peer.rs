@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::pipeline::Pipeline;
+use crate::{config::Config, pipeline::Pipeline};
 
 /// A ping goes out after this long without a sign of life...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,23 +61,22 @@ impl Peer {
     ///
     /// # Errors
     /// Invalid argument, for something that isn't `host:port`.
-    pub(crate) fn new(address: Arc<str>, connect_timeout: Duration) -> Result<Self> {
+    pub(crate) fn new(address: Arc<str>, config: &Config) -> Result<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
             Error::invalid(format!("{address} is not a node's address (host:port): {error}"))
         })?;
-        let channel = endpoint
-            .connect_timeout(connect_timeout)
+        let endpoint = endpoint
+            .connect_timeout(config.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_lazy();
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         Ok(Self {
             address,
-            channel,
-            connect_timeout,
+            channel: config.dialer.connect_lazily(&endpoint),
+            connect_timeout: config.connect_timeout,
             pipeline: ArcSwapOption::empty(),
             opening: tokio::sync::Mutex::default(),
             health: Mutex::default(),

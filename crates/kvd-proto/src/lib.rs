@@ -3,13 +3,15 @@
 //! Wire types are not domain types. What arrives is untrusted and becomes a domain value through one fallible
 //! conversion, which checks every length and range; what leaves is made from domain values and can't be wrong. The
 //! conversions of the public interface are in [`operation`], those of a node's status in [`topology`], those of the
-//! persisted log in [`log`], and the one mapping of error kinds to gRPC status codes is in [`error`].
+//! persisted log in [`log`], and the one mapping of error kinds to gRPC status codes is in [`error`]. What carries the
+//! bytes, sockets or a simulation, is behind the seam in [`net`].
 //!
 //! # What is deliberately absent
-//! No connection and no retry: who calls whom, and what happens when it fails, is the client's and the server's affair.
+//! No routing and no retry: who calls whom, and what happens when it fails, is the client's and the server's affair.
 
 pub mod error;
 pub mod log;
+pub mod net;
 pub mod operation;
 pub mod topology;
 

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    blocking::Blocking,
     clock::Clock,
     codec,
     log_store::LogStore,
@@ -94,6 +95,8 @@ pub struct Parts {
     pub timing: Timing,
     /// When its rows go to the engine.
     pub drain: DrainOptions,
+    /// Where it waits for the disk.
+    pub blocking: Blocking,
     /// Told of each applied entry.
     pub on_applied: OnApplied,
 }
@@ -207,16 +210,24 @@ impl Group {
     /// # Errors
     /// [`OpenError::Lost`] if checkpoint and log leave a gap.
     pub async fn open(parts: Parts, rebuild: bool) -> Result<Self, OpenError> {
-        let Parts { group, replica, log, table, checkpoints, transport, clock, timing, drain, on_applied } =
-            parts;
+        let Parts {
+            group,
+            replica,
+            log,
+            table,
+            checkpoints,
+            transport,
+            clock,
+            timing,
+            drain,
+            blocking,
+            on_applied,
+        } = parts;
         let state = {
             let log = log.clone();
-            crate::state::blocking(move || {
-                let parts = StateParts { group, replica, table, checkpoints, drain, on_applied };
-                Ok(open::state(parts, &log, rebuild))
-            })
-            .await
-            .map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
+            let parts = StateParts { group, replica, table, checkpoints, drain, blocking, on_applied };
+            let opened = blocking.run(move || Ok(open::state(parts, &log, rebuild)));
+            opened.await.map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
         };
         let state = Arc::new(state);
         let network = NetworkFactory {

@@ -6,7 +6,7 @@
 //! - [`state`]: the applied state: machine, rows in memory and in the engine, checkpoints, faults.
 //! - [`transport`]: the seam to the network; [`peer`]: the gRPC transport, one connection per peer and lane, frames that
 //!   carry messages of many groups.
-//! - [`clock`]: the seam to the wall clock.
+//! - [`clock`]: the seam to the wall clock; [`blocking`]: the seam to the threads that wait for the disk.
 //! - `log_store`, `state_machine`, `network`, `codec`, `types`: openraft's traits and types on ours, and nothing more.
 //!
 //! # Invariants
@@ -17,8 +17,12 @@
 //! # What is deliberately absent
 //! Nothing here knows of the ring, of other groups, of clients or of configuration; no openraft type is public.
 
+pub mod blocking;
 pub mod clock;
 mod codec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod group;
 mod log_store;
 mod network;

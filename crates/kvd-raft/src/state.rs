@@ -30,6 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    blocking::Blocking,
     codec,
     types::{Entry, LogId, SnapshotMeta, StoredMembership},
 };
@@ -65,6 +66,7 @@ pub(crate) struct StateParts {
     pub(crate) table: Arc<Table>,
     pub(crate) checkpoints: CheckpointStore,
     pub(crate) drain: DrainOptions,
+    pub(crate) blocking: Blocking,
     pub(crate) on_applied: OnApplied,
 }
 
@@ -90,6 +92,7 @@ pub(crate) struct ReplicaState {
     /// Held by whoever moves rows out of memory.
     cut: tokio::sync::Mutex<()>,
     drain: DrainOptions,
+    pub(crate) blocking: Blocking,
     /// Rows wait in memory.
     rows_waiting: Notify,
     /// Counts drains, so that an applier at the bound can wait for one.
@@ -116,7 +119,7 @@ struct Applier {
 impl ReplicaState {
     /// Takes up the state that the table holds.
     pub(crate) fn open(parts: StateParts) -> Result<Self> {
-        let StateParts { group, replica, table, checkpoints, drain, on_applied } = parts;
+        let StateParts { group, replica, table, checkpoints, drain, blocking, on_applied } = parts;
         let machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
         let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
         on_applied(&machine, Duration::ZERO);
@@ -126,6 +129,7 @@ impl ReplicaState {
             table,
             checkpoints,
             drain,
+            blocking,
             on_applied,
             applier: Mutex::new(Applier { machine, last, membership }),
             cut: tokio::sync::Mutex::new(()),
@@ -290,11 +294,12 @@ impl ReplicaState {
         let _cut = self.cut.lock().await;
         self.check_open()?;
         let state = Arc::clone(self);
-        blocking(move || {
-            state.freeze();
-            state.table.drain().map_err(|error| state.broken(&error.into()))
-        })
-        .await?;
+        self.blocking
+            .run(move || {
+                state.freeze();
+                state.table.drain().map_err(|error| state.broken(&error.into()))
+            })
+            .await?;
         self.drains.send_modify(|drains| *drains = drains.wrapping_add(1));
         Ok(())
     }
@@ -321,17 +326,19 @@ impl ReplicaState {
         let _cut = self.cut.lock().await;
         self.check_open()?;
         let state = Arc::clone(self);
-        let taken = blocking(move || {
-            let broken = |error: kvd_storage::Error| state.broken(&error.into());
-            // A generation left frozen by a drain that was cancelled would hold back the cut that is wanted.
-            state.table.drain().map_err(broken)?;
-            let (_, position) = state.freeze();
-            state.table.drain().map_err(broken)?;
-            let checkpoint =
-                state.write_checkpoint(&position).map_err(|error| state.checkpoint_failed(error))?;
-            Ok((position, checkpoint))
-        })
-        .await?;
+        let taken = self
+            .blocking
+            .run(move || {
+                let broken = |error: kvd_storage::Error| state.broken(&error.into());
+                // A generation left frozen by a drain that was cancelled would hold back the cut that is wanted.
+                state.table.drain().map_err(broken)?;
+                let (_, position) = state.freeze();
+                state.table.drain().map_err(broken)?;
+                let checkpoint =
+                    state.write_checkpoint(&position).map_err(|error| state.checkpoint_failed(error))?;
+                Ok((position, checkpoint))
+            })
+            .await?;
         self.drains.send_modify(|drains| *drains = drains.wrapping_add(1));
         Ok(taken)
     }
@@ -385,29 +392,23 @@ impl ReplicaState {
         let _cut = self.cut.lock().await;
         self.check_open()?;
         let state = Arc::clone(self);
-        blocking(move || {
-            state.adopt(&checkpoint).map_err(|error| state.checkpoint_failed(error))?;
-            let mut applier = state.applier.lock();
-            state.table.replace(checkpoint.rows()).map_err(|error| state.broken(&error.into()))?;
-            applier.machine.reload().map_err(|error| state.broken(&error))?;
-            let position = position_of(&applier.machine).map_err(io::Error::other)?;
-            applier.last = position.last_log_id;
-            applier.membership = position.last_membership;
-            (state.on_applied)(&applier.machine, Duration::ZERO);
-            Ok(())
-        })
-        .await
+        self.blocking
+            .run(move || {
+                state.adopt(&checkpoint).map_err(|error| state.checkpoint_failed(error))?;
+                let mut applier = state.applier.lock();
+                state.table.replace(checkpoint.rows()).map_err(|error| state.broken(&error.into()))?;
+                applier.machine.reload().map_err(|error| state.broken(&error))?;
+                let position = position_of(&applier.machine).map_err(io::Error::other)?;
+                applier.last = position.last_log_id;
+                applier.membership = position.last_membership;
+                (state.on_applied)(&applier.machine, Duration::ZERO);
+                Ok(())
+            })
+            .await
     }
 }
 
 /// Where a machine stands in its log.
 fn position_of(machine: &Machine) -> Result<SnapshotMeta> {
     machine.header().map_or_else(|| Ok(SnapshotMeta::default()), codec::decode_header)
-}
-
-/// Runs what may wait for the disk where no task is kept from running.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

@@ -11,7 +11,7 @@ use openraft::{
 
 use crate::{
     codec,
-    state::{ReplicaState, blocking},
+    state::ReplicaState,
     types::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
@@ -65,15 +65,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let state = Arc::clone(&self.0);
-        blocking(move || {
+        let read = self.0.blocking.run(move || {
             let Some(checkpoint) = state.checkpoints.latest().map_err(io::Error::other)? else {
                 return Ok(None);
             };
             let meta =
                 codec::decode_header(checkpoint.manifest().state_header.clone()).map_err(io::Error::other)?;
             Ok(Some(Snapshot { meta, snapshot: checkpoint }))
-        })
-        .await
+        });
+        read.await
     }
 }
 

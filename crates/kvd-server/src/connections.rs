@@ -2,8 +2,8 @@
 //!
 //! A server that accepts whoever comes runs out of file handles by the doing of a single careless client, so each
 //! listener takes so many connections and closes those beyond at once, before a byte is read. A connection that doesn't
-//! say what it wants within [`OPENING_TIMEOUT`] is closed too, or the silent ones would fill the places. TCP keepalive
-//! finds those whose other end is gone.
+//! say what it wants within [`OPENING_TIMEOUT`] is closed too, or the silent ones would fill the places. Those whose
+//! other end is gone are found by keepalive, TCP's and HTTP/2's.
 //!
 //! A stopping server lets its connections end by themselves for a while; then its [`Cut`] closes those that remain,
 //! whatever task holds them.
@@ -17,14 +17,14 @@ use std::{
 };
 
 use futures::{Stream, stream};
+use kvd_proto::net::{BoxStream, Listen};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 use crate::{
     config::Config,
@@ -37,8 +37,6 @@ pub(crate) const HTTP2_OPENING_BYTES: usize = 24;
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept, most likely for want of file handles.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// What the services for clients take on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +71,7 @@ impl Cut {
 /// Accepts connections of one listener.
 pub(crate) struct Gate {
     name: &'static str,
-    listener: TcpListener,
+    listener: Box<dyn Listen>,
     opening_bytes: usize,
     opening_timeout: Duration,
     places: Arc<Semaphore>,
@@ -85,7 +83,7 @@ impl Gate {
     /// `opening_bytes` is what a client must have sent before [`OPENING_TIMEOUT`] has passed.
     pub(crate) fn new(
         name: &'static str,
-        listener: TcpListener,
+        listener: Box<dyn Listen>,
         opening_bytes: usize,
         limits: &ServiceLimits,
         metrics: SharedMetrics,
@@ -110,7 +108,7 @@ impl Gate {
     pub(crate) async fn accept(&self) -> Connection {
         loop {
             let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(listener = self.name, %error, "can't accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -125,10 +123,6 @@ impl Gate {
                 );
                 continue;
             };
-            if let Err(error) = configure(&stream) {
-                tracing::debug!(listener = self.name, %error, "a connection ended before it began");
-                continue;
-            }
             return Connection {
                 stream,
                 opening: Some(Opening {
@@ -143,15 +137,9 @@ impl Gate {
     }
 }
 
-fn configure(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
-}
-
 /// A client's connection, which has a place.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: BoxStream,
     /// Until the client has said enough.
     opening: Option<Opening>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -219,31 +207,36 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = ();
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
+    fn connect_info(&self) {}
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
-    use crate::{metrics::Metrics, testing::LIMITS};
+    use crate::{metrics::Metrics, platform::TcpPort, testing::LIMITS};
 
-    async fn gate() -> (Gate, Cut) {
+    async fn gate() -> (Gate, Cut, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
         let cut = Cut::new();
+        let listener = Box::new(TcpPort(listener));
         let gate = Gate::new("test", listener, 3, &LIMITS, Arc::new(Metrics::new("test")), &cut);
-        (Gate { opening_timeout: Duration::from_millis(30), ..gate }, cut)
+        (Gate { opening_timeout: Duration::from_millis(30), ..gate }, cut, address)
     }
 
     #[tokio::test]
     async fn who_says_too_little_at_first_is_closed() {
-        let (gate, _cut) = gate().await;
-        let mut client = TcpStream::connect(gate.listener.local_addr().unwrap()).await.unwrap();
+        let (gate, _cut, address) = gate().await;
+        let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"ab").await.unwrap();
         let mut connection = gate.accept().await;
         let mut buffer = [0; 8];
@@ -253,8 +246,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_said_enough_may_be_silent_until_the_cut() {
-        let (gate, cut) = gate().await;
-        let mut client = TcpStream::connect(gate.listener.local_addr().unwrap()).await.unwrap();
+        let (gate, cut, address) = gate().await;
+        let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"abc").await.unwrap();
         let mut connection = gate.accept().await;
         let mut buffer = [0; 8];

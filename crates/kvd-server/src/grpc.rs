@@ -12,9 +12,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kvd_proto::v1::{cluster_server::ClusterServer, kv_server::KvServer};
+use kvd_proto::{
+    net::Listen,
+    v1::{cluster_server::ClusterServer, kv_server::KvServer},
+};
 use kvd_types::limits::MESSAGE_BYTES_MAX;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -47,7 +49,7 @@ const SERVICES: [&str; 2] = ["kvd.v1.Kv", "kvd.v1.Cluster"];
 /// # Errors
 /// The services can't be set up. What goes wrong with one connection is that connection's affair.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Box<dyn Listen>,
     store: Arc<dyn Store>,
     limits: ServiceLimits,
     shutdown: CancellationToken,

@@ -34,10 +34,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use kvd_proto::net::Listen;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ struct Shared {
 
 /// Serves HTTP until told to stop, and as long after that as the grace allows.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Box<dyn Listen>,
     store: Arc<dyn Store>,
     limits: ServiceLimits,
     shutdown: CancellationToken,
@@ -162,6 +162,26 @@ fn router(shared: Shared) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(shared)
+}
+
+/// What a request is answered with by the routes alone.
+#[cfg(feature = "fuzzing")]
+pub(crate) async fn answer_without_port(
+    store: Arc<dyn Store>,
+    request: http::Request<Vec<u8>>,
+) -> http::Response<Vec<u8>> {
+    use tower::Service as _;
+
+    let metrics = SharedMetrics::new(metrics::Metrics::new("fuzzing"));
+    let front = Front { store, metrics, value_bytes_max: kvd_types::limits::VALUE_BYTES_MAX };
+    let mut router = router(Shared { front, bodies: body::Budget::new() });
+    let answered = match router.call(request.map(axum::body::Body::from)).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let (parts, body) = answered.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.map(Vec::from).unwrap_or_default();
+    http::Response::from_parts(parts, body)
 }
 
 async fn unknown_path(uri: Uri) -> Failure {

@@ -46,6 +46,7 @@ use crate::{
     connections::ServiceLimits,
     grpc, http,
     metrics::SharedMetrics,
+    platform::{Platform, System},
     store::{BoxFuture, Health, Store},
 };
 
@@ -82,6 +83,7 @@ const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A node.
 pub(crate) struct Node {
+    platform: Arc<dyn Platform>,
     config: Config,
     /// Random, another one with each start.
     start_nonce: u128,
@@ -113,8 +115,21 @@ pub(crate) struct Node {
 /// # Errors
 /// Whatever keeps it from starting, or made it stop, in words that say what to do.
 pub async fn run(config: Config, shutdown: CancellationToken, metrics: SharedMetrics) -> anyhow::Result<()> {
-    let listeners = listen::Listeners::bind(&config)?;
-    let node = Arc::new(Node::new(config, shutdown.child_token(), metrics));
+    run_on(Arc::new(System), config, shutdown, metrics).await
+}
+
+/// Runs a node on a platform of its own.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_on(
+    platform: Arc<dyn Platform>,
+    config: Config,
+    shutdown: CancellationToken,
+    metrics: SharedMetrics,
+) -> anyhow::Result<()> {
+    let listeners = listen::Listeners::bind(platform.as_ref(), &config).await?;
+    let node = Arc::new(Node::new(platform, config, shutdown.child_token(), metrics));
     let ended = node.run(listeners).await;
     let fault = node.fault.lock().take();
     match (fault, ended) {
@@ -124,10 +139,16 @@ pub async fn run(config: Config, shutdown: CancellationToken, metrics: SharedMet
 }
 
 impl Node {
-    fn new(config: Config, stopping: CancellationToken, metrics: SharedMetrics) -> Self {
+    fn new(
+        platform: Arc<dyn Platform>,
+        config: Config,
+        stopping: CancellationToken,
+        metrics: SharedMetrics,
+    ) -> Self {
         Self {
+            start_nonce: platform.random(),
+            platform,
             config,
-            start_nonce: rand::random(),
             started: Instant::now(),
             stopping,
             fault: Mutex::default(),
@@ -186,11 +207,12 @@ impl Node {
 
     async fn open_disk(self: &Arc<Self>) -> Result<()> {
         let node = Arc::clone(self);
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = self.platform.blocking().run(move || {
             let observer = Arc::new(observe::LogObserver::new(&node));
-            NodeDisk::open(&node.config, observer, rand::random())
+            Ok(NodeDisk::open(node.platform.as_ref(), &node.config, observer, node.platform.random()))
         });
         let (disk, recovery) = opened.await.map_err(|error| Error::internal(error.to_string()))??;
+        self.platform.log_opened(disk.log.driver());
         if let Some(torn) = &recovery.torn_tail {
             tracing::info!(file = %torn.file.display(), offset = torn.offset, "cut off a torn tail of the log, never acknowledged");
         }
@@ -229,9 +251,16 @@ impl Node {
             let node = judge.upgrade().ok_or_else(|| Error::unavailable("the node has stopped"))?;
             node.check_answering(answering)
         });
-        let network = Arc::new(PeerNetwork::new(self.handshake(NodeId(0)), self.addresses.clone(), verify));
+        let network = Arc::new(PeerNetwork::new(
+            self.handshake(NodeId(0)),
+            self.addresses.clone(),
+            verify,
+            self.platform.dialer(),
+            self.platform.blocking(),
+        ));
         let on_applied = meta::on_applied(&self.meta, Arc::clone(&self.metrics));
-        let replicas = Replicas::new(Arc::clone(&disk), Arc::clone(&network) as _, &self.config, on_applied);
+        let (disk, transport) = (Arc::clone(&disk), Arc::clone(&network) as _);
+        let replicas = Replicas::new(disk, transport, self.platform.as_ref(), &self.config, on_applied);
         self.network.set(network).map_err(|_set| Error::internal("the network was made twice"))?;
         self.replicas.set(replicas).map_err(|_set| Error::internal("the replicas were made twice"))?;
         tracing::info!(cluster = %joined.cluster, node = %joined.node, "the node belongs to a cluster");

@@ -120,8 +120,10 @@ struct Shared {
     files: Arc<Files>,
     pool: Arc<Pool>,
     replicas: Mutex<Replicas>,
-    /// The writer, if callers do its work.
+    /// The writer, if it has no thread.
     inline: Option<Mutex<Core>>,
+    /// Whether callers do the writer's work.
+    writes_in_calls: bool,
 }
 
 impl fmt::Debug for Shared {
@@ -218,7 +220,7 @@ impl Log {
         })
         .map_err(Error::io("cannot begin a new log segment", dir))?;
         let (inline, threaded) = match options.writer {
-            Writer::Inline => (Some(Mutex::new(core)), None),
+            Writer::Inline | Writer::Driven => (Some(Mutex::new(core)), None),
             Writer::Thread => (None, Some(core)),
         };
         let shared = Arc::new(Shared {
@@ -231,6 +233,7 @@ impl Log {
             pool,
             replicas: Mutex::new(replicas),
             inline,
+            writes_in_calls: options.writer == Writer::Inline,
         });
         let mut log = Self { shared, writer: None, pool: None, closed: false };
         if let Some(core) = threaded {
@@ -342,6 +345,12 @@ impl Log {
         self.shared.queue.refuses().map(|failure| failure.error())
     }
 
+    /// Makes a log with [`Writer::Driven`] write.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        Driver(Arc::clone(&self.shared))
+    }
+
     /// Writes and syncs all that was submitted, answers it, and ends the threads. Handles refuse everything
     /// afterwards.
     ///
@@ -385,6 +394,17 @@ impl Drop for Log {
     }
 }
 
+/// Does a log's writing, if nobody else does.
+#[derive(Clone, Debug)]
+pub struct Driver(Arc<Shared>);
+
+impl Driver {
+    /// Writes, syncs and answers all that waits. Does nothing if the log has a thread for that.
+    pub fn write(&self) {
+        self.0.drive();
+    }
+}
+
 impl Shared {
     fn add(
         self: &Arc<Self>,
@@ -398,6 +418,15 @@ impl Shared {
         let replica = Replica::new(id, group, 0, Memory::default());
         replicas.known.insert(id, Arc::clone(&replica));
         Ok(ReplicaLog::new(Arc::clone(self), replica))
+    }
+
+    /// Something was submitted.
+    fn has_work(&self) {
+        if self.writes_in_calls {
+            self.drive();
+        } else if self.inline.is_some() {
+            self.observer.has_work();
+        }
     }
 
     fn is_threaded(&self) -> bool {
@@ -425,7 +454,7 @@ impl Shared {
         drop(guard);
     }
 
-    /// Does the writer's work, if callers do it. A call from within a callback leaves it to the one outside.
+    /// Does the writer's work, if it has no thread. A call from within a callback leaves it to the one outside.
     fn drive(&self) {
         let Some(core) = &self.inline else { return };
         // Another thread may have added an item after the last look and failed to get the lock: look again.

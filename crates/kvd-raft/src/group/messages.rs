@@ -1,15 +1,14 @@
 //! What other replicas say to this one.
 
+use std::io;
+
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use kvd_proto::peer::v1::{self as p, refusal::Reason};
 use openraft::raft::AppendEntriesResponse;
 
 use super::{Arc, Body, Error, Group, Result, codec};
-use crate::{
-    state::{Fault, blocking},
-    types::Snapshot,
-};
+use crate::{state::Fault, types::Snapshot};
 
 impl Group {
     /// Serves a message. The future's first poll hands it to the group, so messages that are polled in order arrive in
@@ -85,17 +84,18 @@ impl Group {
             let piece = piece?;
             let length = piece.len() as u64;
             let receiver = Arc::clone(&receiver);
-            blocking(move || receiver.write(offset, &piece).map_err(std::io::Error::other))
+            let written =
+                state.blocking.run(move || receiver.write(offset, &piece).map_err(io::Error::other));
+            written
                 .await
                 .map_err(|error| Error::unavailable(format!("the checkpoint can't be received: {error}")))?;
             offset += length;
         }
         let receiver =
             Arc::into_inner(receiver).ok_or_else(|| Error::internal("a piece is still being written"))?;
-        let checkpoint = tokio::task::spawn_blocking(move || receiver.finish())
-            .await
-            .map_err(|error| Error::internal(error.to_string()))?
-            .map_err(storage)?;
+        let finished = state.blocking.run(move || Ok(receiver.finish()));
+        let checkpoint =
+            finished.await.map_err(|error| Error::internal(error.to_string()))?.map_err(storage)?;
         let header = codec::decode_header(checkpoint.manifest().state_header.clone())?;
         if checkpoint.manifest().group != self.id() || header != meta {
             return Err(Error::invalid("the checkpoint is not the one that was announced"));

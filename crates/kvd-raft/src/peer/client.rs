@@ -1,13 +1,12 @@
 //! The calling side.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use kvd_proto::peer::v1::{self as p, peer_client::PeerClient};
+use kvd_proto::{
+    net::Dialer,
+    peer::v1::{self as p, peer_client::PeerClient},
+};
 use kvd_storage::checkpoint::Checkpoint;
 use kvd_types::{Error, NodeId, Result};
 use parking_lot::{Mutex, RwLock};
@@ -23,7 +22,10 @@ use tonic::{
 };
 
 use super::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_MESSAGES_MAX, Handshake, QUEUE_MAX};
-use crate::transport::{CallError, Lane, Transport};
+use crate::{
+    blocking::Blocking,
+    transport::{CallError, Lane, Transport},
+};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -72,7 +74,7 @@ impl AddressBook {
 ///
 /// # Errors
 /// Unavailable: the address is no address, or nobody answers there.
-pub async fn connect(address: &str) -> Result<PeerClient<Channel>> {
+pub async fn connect(dialer: &Dialer, address: &str) -> Result<PeerClient<Channel>> {
     let failed = |error: tonic::transport::Error| {
         let cause =
             std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
@@ -87,7 +89,7 @@ pub async fn connect(address: &str) -> Result<PeerClient<Channel>> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
-    let channel = endpoint.connect().await.map_err(failed)?;
+    let channel = dialer.connect(&endpoint).await.map_err(failed)?;
     Ok(PeerClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX))
 }
 
@@ -102,7 +104,9 @@ struct Shared {
     handshake: Handshake,
     verify: Verify,
     addresses: AddressBook,
-    lanes: Mutex<HashMap<(NodeId, Lane), mpsc::Sender<Call>>>,
+    dialer: Dialer,
+    blocking: Blocking,
+    lanes: Mutex<BTreeMap<(NodeId, Lane), mpsc::Sender<Call>>>,
     /// How many lanes to a node are open.
     connected: Mutex<BTreeMap<NodeId, usize>>,
 }
@@ -116,11 +120,19 @@ struct Call {
 impl PeerNetwork {
     /// A transport that introduces itself so, and opens lanes to nodes that pass.
     #[must_use]
-    pub fn new(handshake: Handshake, addresses: AddressBook, verify: Verify) -> Self {
+    pub fn new(
+        handshake: Handshake,
+        addresses: AddressBook,
+        verify: Verify,
+        dialer: Dialer,
+        blocking: Blocking,
+    ) -> Self {
         Self(Arc::new(Shared {
             handshake,
             verify,
             addresses,
+            dialer,
+            blocking,
             lanes: Mutex::default(),
             connected: Mutex::default(),
         }))
@@ -182,7 +194,7 @@ impl Transport for PeerNetwork {
         async move {
             let mut client = shared.client(to).await?;
             let (pieces, stream) = mpsc::channel(2);
-            let reader = tokio::task::spawn_blocking(move || read_pieces(header, &checkpoint, &pieces));
+            let reader = tokio::spawn(read_pieces(header, checkpoint, pieces, shared.blocking));
             let request = shared.request(to, ReceiverStream::new(stream))?;
             let sent = client.send_checkpoint(request).await;
             match (reader.await, sent) {
@@ -205,17 +217,21 @@ fn refused(from: NodeId, envelope: p::Envelope) -> Result<p::Envelope, CallError
     }
 }
 
-fn read_pieces(
+async fn read_pieces(
     header: p::CheckpointHeader,
-    checkpoint: &Checkpoint,
-    pieces: &mpsc::Sender<p::CheckpointChunk>,
-) -> kvd_storage::Result<()> {
+    checkpoint: Checkpoint,
+    pieces: mpsc::Sender<p::CheckpointChunk>,
+    blocking: Blocking,
+) -> io::Result<()> {
+    let checkpoint = Arc::new(checkpoint);
     let mut header = Some(header);
     let mut offset = 0;
     while offset < checkpoint.size_bytes() {
-        let data = checkpoint.read_chunk(offset, PIECE_BYTES)?;
+        let from = Arc::clone(&checkpoint);
+        let read = blocking.run(move || from.read_chunk(offset, PIECE_BYTES).map_err(io::Error::other));
+        let data = read.await?;
         offset += data.len() as u64;
-        if pieces.blocking_send(p::CheckpointChunk { header: header.take(), data }).is_err() {
+        if pieces.send(p::CheckpointChunk { header: header.take(), data }).await.is_err() {
             // The receiver has hung up; its answer says why.
             return Ok(());
         }
@@ -227,7 +243,7 @@ impl Shared {
     async fn client(&self, to: NodeId) -> Result<PeerClient<Channel>, CallError> {
         let unknown = || CallError::Unreachable(to, "its address is not known".to_owned());
         let address = self.addresses.get(to).ok_or_else(unknown)?;
-        connect(&address).await.map_err(|error| CallError::Unreachable(to, error.message))
+        connect(&self.dialer, &address).await.map_err(|error| CallError::Unreachable(to, error.message))
     }
 
     fn request<T>(&self, to: NodeId, message: T) -> Result<Request<T>, CallError> {
@@ -341,7 +357,7 @@ impl LaneTask {
 #[derive(Default)]
 struct Pending {
     next_call: u64,
-    callers: HashMap<u64, oneshot::Sender<Result<p::Envelope, CallError>>>,
+    callers: BTreeMap<u64, oneshot::Sender<Result<p::Envelope, CallError>>>,
 }
 
 impl Pending {

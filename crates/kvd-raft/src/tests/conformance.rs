@@ -44,6 +44,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
             table: Arc::new(table),
             checkpoints,
             drain: DrainOptions::default(),
+            blocking: crate::blocking::Blocking::Pool,
             on_applied: Arc::new(|_, _| {}),
         });
         let state = state.unwrap();

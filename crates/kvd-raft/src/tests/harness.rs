@@ -160,6 +160,7 @@ impl Node {
                 clock: Arc::new(SystemClock),
                 timing: Timing::default(),
                 drain: self.drain,
+                blocking: crate::blocking::Blocking::Pool,
                 on_applied: Arc::new(|_, _| {}),
             },
             rebuild,

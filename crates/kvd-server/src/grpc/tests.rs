@@ -25,6 +25,7 @@ use tonic_reflection::pb::v1::{
 use super::*;
 use crate::{
     metrics::Metrics,
+    platform::TcpPort,
     store::Health,
     testing::{FakeStore, HELD, LIMITS},
 };
@@ -41,12 +42,12 @@ struct Running {
 }
 
 async fn start(limits: ServiceLimits) -> Running {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (store, metrics) = (FakeStore::new(), Arc::new(Metrics::new("test")));
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(serve(
-        listener,
+        Box::new(TcpPort(listener)),
         Arc::<FakeStore>::clone(&store),
         limits,
         shutdown.clone(),

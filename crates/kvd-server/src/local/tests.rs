@@ -258,7 +258,7 @@ async fn nodes_are_started_told_ready_and_stopped_in_order() {
         let listener = tokio::net::TcpListener::bind(node.http).await.unwrap();
         let metrics = Arc::new(Metrics::new("test"));
         tokio::spawn(http::serve(
-            listener,
+            Box::new(crate::platform::TcpPort(listener)),
             Arc::<FakeStore>::clone(store),
             LIMITS,
             cluster.stop.clone(),

@@ -181,7 +181,7 @@ impl Node {
     /// Asks whoever answers at a peer address who it is.
     pub(super) async fn probe(&self, address: &str) -> Result<Answering> {
         let asked = tokio::time::timeout(PROBE_TIMEOUT, async {
-            let mut client = peer::connect(address).await?;
+            let mut client = peer::connect(&self.platform.dialer(), address).await?;
             let mut request = Request::new(p::ProbeRequest {});
             self.handshake(NodeId(0)).write(request.metadata_mut())?;
             client.probe(request).await.map_err(|status| from_status(&status))
@@ -211,7 +211,7 @@ impl Node {
     }
 
     fn found(&self) -> Joined {
-        let cluster = ClusterId(rand::random());
+        let cluster = ClusterId(self.platform.random());
         let (node, meta_replica) = FOUNDER;
         tracing::info!(%cluster, "founding a cluster");
         Joined { cluster, node, meta_replica }

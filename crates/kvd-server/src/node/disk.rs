@@ -4,13 +4,13 @@
 //! clean and a reboot since (a power cut, for all we know), what the engine holds is not, and every replica is rebuilt from its
 //! checkpoint and log. That verdict is kept on disk until all of them have been.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{any::Any, path::PathBuf, sync::Arc};
 
 use kvd_storage::{
     checkpoint::CheckpointStore,
-    disk::{Disk, RealDisk},
+    disk::Disk,
     engine::Engine,
-    identity::{DirLock, Identity, Joined, LOG_DIR},
+    identity::{Identity, Joined, LOG_DIR},
     log::{self, Log, Recovery},
     table::Table,
 };
@@ -18,7 +18,7 @@ use kvd_types::{Error, Incarnation, ReplicaId, Result};
 use parking_lot::Mutex;
 
 use super::engine::{self, Damage};
-use crate::config;
+use crate::{config, platform::Platform};
 
 const STATE_DIR: &str = "state";
 const CHECKPOINTS_DIR: &str = "checkpoints";
@@ -35,20 +35,21 @@ pub(super) struct NodeDisk {
     pub(super) log: Log,
     pub(super) engine: Arc<dyn Engine>,
     damage: Arc<Damage>,
-    _lock: DirLock,
+    _lock: Box<dyn Any + Send + Sync>,
 }
 
 impl NodeDisk {
     /// Opens the data directory, as one start more of its node. A new directory gets an identity that has joined nothing.
     pub(super) fn open(
+        platform: &dyn Platform,
         config: &config::Config,
         observer: Arc<dyn log::Observer>,
         join_nonce: u128,
     ) -> Result<(Self, Recovery)> {
         let dir = config.data_dir.clone();
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let lock = DirLock::acquire(&dir).map_err(refuse)?;
-        let boot_id = boot_id();
+        let disk = platform.disk();
+        let lock = platform.lock(&dir).map_err(refuse)?;
+        let boot_id = platform.boot_id();
         let mut identity = Identity::load(disk.as_ref(), &dir).map_err(refuse)?.unwrap_or_else(|| {
             let new = Identity::new(join_nonce);
             Identity { boot_id: boot_id.clone(), ..new }
@@ -60,12 +61,13 @@ impl NodeDisk {
 
         let options = log::Options {
             segment_bytes: config.storage.log_segment_bytes,
+            writer: platform.log_writer(),
             observer,
             ..log::Options::default()
         };
         let (log, recovery) = Log::open(Arc::clone(&disk), &dir.join(LOG_DIR), options)
             .map_err(|error| Error::corruption(format!("the log can't be opened: {error}")))?;
-        let (engine, damage) = engine::open(config, &dir.join(STATE_DIR))?;
+        let (engine, damage) = engine::open(platform.engine(), config, &dir.join(STATE_DIR))?;
         let opened = Self {
             dir,
             disk,
@@ -142,14 +144,6 @@ impl NodeDisk {
         let dir = self.dir.join(CHECKPOINTS_DIR).join(replica.to_string());
         CheckpointStore::open(Arc::clone(&self.disk), &dir).map_err(refuse)
     }
-}
-
-/// Identifies the boot that the machine is in; empty where the system doesn't tell, and then no stop but a clean one is
-/// believed to have lost nothing.
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "made to be passed to map_err")]

@@ -76,8 +76,15 @@ fn speaks_of_damage(error: &kvd_storage::Error) -> bool {
 }
 
 /// Opens the engine. One that is damaged holds nothing that log and checkpoints don't: it is put aside.
-pub(super) fn open(config: &config::Config, dir: &Path) -> Result<(Arc<dyn Engine>, Arc<Damage>)> {
+pub(super) fn open(
+    given: Option<Arc<dyn Engine>>,
+    config: &config::Config,
+    dir: &Path,
+) -> Result<(Arc<dyn Engine>, Arc<Damage>)> {
     let damage = Arc::new(Damage { dir: dir.to_owned(), what: OnceLock::new() });
+    if let Some(engine) = given {
+        return Ok((engine, damage));
+    }
     if config.storage.engine == config::Engine::Memory {
         return Ok((Arc::new(MemoryEngine::new()), damage));
     }
@@ -246,16 +253,16 @@ mod tests {
         config.storage.engine = config::Engine::Sled;
         let mut batch = Batch::default();
         batch.put("k".into(), "v".into());
-        let (engine, damage) = open(&config, &state).unwrap();
+        let (engine, damage) = open(None, &config, &state).unwrap();
         engine.tree("t").unwrap().apply(batch).unwrap();
         engine.flush().unwrap();
         damage.note("it was seen").unwrap();
         drop(engine);
 
-        let (engine, damage) = open(&config, &state).unwrap();
+        let (engine, damage) = open(None, &config, &state).unwrap();
         assert_eq!(engine.tree("t").unwrap().get(b"k").unwrap(), None, "all rows are rebuilt");
         assert!(damage.what().is_none() && dir.path().join("state.damaged").join(NOTE).exists());
         drop(engine);
-        assert!(open(&config, &state).unwrap().0.tree("t").is_ok() && !state.join(NOTE).exists());
+        assert!(open(None, &config, &state).unwrap().0.tree("t").is_ok() && !state.join(NOTE).exists());
     }
 }

@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use kvd_proto::peer::v1::peer_server::PeerServer;
+use kvd_proto::{net::Listen, peer::v1::peer_server::PeerServer};
 use kvd_raft::peer::{PeerHandler, PeerService};
-use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -14,10 +13,9 @@ use crate::{
     config::Config,
     connections::{Cut, Gate, HTTP2_OPENING_BYTES, ServiceLimits},
     metrics::SharedMetrics,
+    platform::Platform,
 };
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1024;
 /// A silent peer is asked for a sign of life this often…
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// …and given up after this long without one.
@@ -29,37 +27,36 @@ const STREAMS_MAX: u32 = 64;
 
 /// A node's listening ports.
 pub(super) struct Listeners {
-    pub(super) client: TcpListener,
-    pub(super) peer: TcpListener,
-    pub(super) http: TcpListener,
+    pub(super) client: Box<dyn Listen>,
+    pub(super) peer: Box<dyn Listen>,
+    pub(super) http: Box<dyn Listen>,
 }
 
 impl Listeners {
     /// Binds them all, or none.
-    pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn bind(platform: &dyn Platform, config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
-            client: bind(config.listen_client, "listen_client")?,
-            peer: bind(config.listen_peer, "listen_peer")?,
-            http: bind(config.listen_http, "listen_http")?,
+            client: bind(platform, config.listen_client, "listen_client").await?,
+            peer: bind(platform, config.listen_peer, "listen_peer").await?,
+            http: bind(platform, config.listen_http, "listen_http").await?,
         })
     }
 }
 
-fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    let listen = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    listen()
+async fn bind(
+    platform: &dyn Platform,
+    address: SocketAddr,
+    setting: &str,
+) -> anyhow::Result<Box<dyn Listen>> {
+    let listening = platform.listen(address).await;
+    listening
         .with_context(|| format!("can't listen on {address} ({setting}): is another process using the port?"))
 }
 
 /// Serves other nodes until told to stop; what is under way then is cut. As many connections are taken as on each of the
 /// other ports, and silent ones are closed: whoever has no token must not use up the node's file handles either.
 pub(super) async fn serve_peers<H: PeerHandler>(
-    listener: TcpListener,
+    listener: Box<dyn Listen>,
     service: PeerServer<PeerService<H>>,
     limits: ServiceLimits,
     metrics: SharedMetrics,

@@ -121,7 +121,7 @@ impl Node {
         command: MetaCommand,
         deadline: Instant,
     ) -> Result<p::ProposeMetaResponse> {
-        let mut client = peer::connect(address).await?;
+        let mut client = peer::connect(&self.platform.dialer(), address).await?;
         let mut request =
             Request::new(p::ProposeMetaRequest { command: Some(meta_command_to_wire(command)) });
         self.handshake(node).write(request.metadata_mut())?;

@@ -51,6 +51,12 @@ impl log::Observer for LogObserver {
         }
     }
 
+    fn has_work(&self) {
+        if let Some(node) = self.node.upgrade() {
+            node.platform.log_has_work();
+        }
+    }
+
     fn failed(&self, error: &io::Error) {
         if let Some(node) = self.node.upgrade() {
             node.fail(format!(
@@ -111,8 +117,8 @@ impl Node {
                 () = tokio::time::sleep(self.config.storage.flush_interval()) => {}
             }
             let Ok(disk) = self.disk() else { continue };
-            let flushed = tokio::task::spawn_blocking(move || disk.engine.flush()).await;
-            match flushed {
+            let flushed = self.platform.blocking().run(move || Ok(disk.engine.flush()));
+            match flushed.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => self.fail(format!("the engine can't be flushed: {error}")),
                 Err(error) => self.fail(format!("the engine's flush has failed, which is a bug: {error}")),

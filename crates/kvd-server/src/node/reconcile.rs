@@ -229,8 +229,8 @@ impl Node {
         if !disk.awaits_rebuild() || !disk.log.replicas().into_iter().all(|(_, replica)| taken_up(replica)) {
             return Ok(());
         }
-        let noted = tokio::task::spawn_blocking(move || disk.set_state_trusted()).await;
-        noted.map_err(|error| kvd_types::Error::internal(error.to_string()))?
+        let noted = self.platform.blocking().run(move || Ok(disk.set_state_trusted()));
+        noted.await.map_err(|error| kvd_types::Error::internal(error.to_string()))?
     }
 
     /// Discards replicas on this disk that have no place any more.

@@ -7,19 +7,22 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kvd_raft::{
-    DrainOptions, Fault, Group, OpenError, Parts, Timing, Transport, clock::SystemClock, state::OnApplied,
+    DrainOptions, Fault, Group, OpenError, Parts, Timing, Transport, blocking::Blocking, clock::Clock,
+    state::OnApplied,
 };
 use kvd_storage::log;
 use kvd_types::{Error, GroupId, ReplicaId, Result, cluster::Replica};
 use parking_lot::RwLock;
 
 use super::disk::NodeDisk;
-use crate::config::Config;
+use crate::{config::Config, platform::Platform};
 
 /// The replicas of a node.
 pub(super) struct Replicas {
     disk: Arc<NodeDisk>,
     transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    blocking: Blocking,
     timing: Timing,
     drain: DrainOptions,
     on_applied: OnApplied,
@@ -37,6 +40,7 @@ impl Replicas {
     pub(super) fn new(
         disk: Arc<NodeDisk>,
         transport: Arc<dyn Transport>,
+        platform: &dyn Platform,
         config: &Config,
         on_applied: OnApplied,
     ) -> Self {
@@ -44,6 +48,8 @@ impl Replicas {
         Self {
             disk,
             transport,
+            clock: platform.clock(),
+            blocking: platform.blocking(),
             timing: Timing { heartbeat: config.raft.heartbeat(), election_timeout_min, election_timeout_max },
             drain: DrainOptions {
                 rows: usize::try_from(config.storage.drain_rows).unwrap_or(usize::MAX),
@@ -160,9 +166,10 @@ impl Replicas {
             table: Arc::new(table),
             checkpoints: self.disk.checkpoints(replica)?,
             transport: Arc::clone(&self.transport),
-            clock: Arc::new(SystemClock),
+            clock: Arc::clone(&self.clock),
             timing: self.timing,
             drain: self.drain,
+            blocking: self.blocking,
             on_applied: Arc::clone(&self.on_applied),
         };
         Ok((parts, rebuild))
@@ -173,8 +180,10 @@ impl Replicas {
     pub(super) async fn disbelieve(&self, group: GroupId, replica: ReplicaId) -> Result<()> {
         self.close(group).await?;
         let disk = Arc::clone(&self.disk);
-        let cleared = tokio::task::spawn_blocking(move || {
-            disk.table(replica)?.0.clear().map_err(|error| Error::internal(error.to_string()))
+        let cleared = self.blocking.run(move || {
+            Ok(disk
+                .table(replica)
+                .and_then(|(table, _)| table.clear().map_err(|error| Error::internal(error.to_string()))))
         });
         cleared.await.map_err(|error| Error::internal(error.to_string()))?
     }
@@ -204,21 +213,7 @@ impl Replicas {
             self.close(group).await?;
         }
         let disk = Arc::clone(&self.disk);
-        let removed = tokio::task::spawn_blocking(move || {
-            let failed = |error: kvd_storage::Error| Error::internal(error.to_string());
-            // The log last: while it knows the replica, a discard that was cut short is taken up again.
-            disk.table(replica)?.0.destroy().map_err(failed)?;
-            disk.checkpoints(replica)?.destroy().map_err(failed)?;
-            disk.log.remove(
-                replica,
-                Box::new(move |result| {
-                    if let Err(error) = result {
-                        tracing::warn!(%replica, %error, "a retired replica's log was not removed");
-                    }
-                }),
-            );
-            Ok::<_, Error>(())
-        });
+        let removed = self.blocking.run(move || Ok(remove_files(&disk, replica)));
         removed.await.map_err(|error| Error::internal(error.to_string()))??;
         self.open.write().lost.remove(&replica);
         tracing::info!(%group, %replica, "retired replica discarded");
@@ -239,4 +234,20 @@ impl Replicas {
         }
         (stopped, node_fault)
     }
+}
+
+fn remove_files(disk: &NodeDisk, replica: ReplicaId) -> Result<()> {
+    let failed = |error: kvd_storage::Error| Error::internal(error.to_string());
+    // The log last: while it knows the replica, a discard that was cut short is taken up again.
+    disk.table(replica)?.0.destroy().map_err(failed)?;
+    disk.checkpoints(replica)?.destroy().map_err(failed)?;
+    disk.log.remove(
+        replica,
+        Box::new(move |result| {
+            if let Err(error) = result {
+                tracing::warn!(%replica, %error, "a retired replica's log was not removed");
+            }
+        }),
+    );
+    Ok(())
 }

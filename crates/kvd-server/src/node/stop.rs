@@ -24,9 +24,8 @@ impl Node {
             return Ok(());
         }
         let disk = self.disk()?;
-        tokio::task::spawn_blocking(move || NodeDisk::close(&disk))
-            .await
-            .map_err(|error| Error::internal(error.to_string()))??;
+        let closed = self.platform.blocking().run(move || Ok(NodeDisk::close(&disk)));
+        closed.await.map_err(|error| Error::internal(error.to_string()))??;
         tracing::info!("stopped; nothing was lost");
         Ok(())
     }

@@ -44,11 +44,12 @@ impl Cluster {
         Self { dir, configs, nodes: Vec::new() }
     }
 
-    fn start(&mut self, index: usize) {
+    async fn start(&mut self, index: usize) {
         let config = self.configs[index].clone();
-        let listeners = listen::Listeners::bind(&config).unwrap();
+        let listeners = listen::Listeners::bind(&System, &config).await.unwrap();
         let stop = CancellationToken::new();
-        let node = Arc::new(Node::new(config, stop.clone(), Arc::new(Metrics::new("test"))));
+        let node =
+            Arc::new(Node::new(Arc::new(System), config, stop.clone(), Arc::new(Metrics::new("test"))));
         let running = Arc::clone(&node);
         let task = tokio::spawn(async move { running.run(listeners).await });
         self.nodes.insert(index, TestNode { node, stop, task });
@@ -120,7 +121,9 @@ async fn check_value(node: &Node, key: &str, value: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_form_a_cluster_that_keeps_what_it_was_given() {
     let mut cluster = Cluster::new(3);
-    (0..3).for_each(|index| cluster.start(index));
+    for index in 0..3 {
+        cluster.start(index).await;
+    }
     cluster.ready().await;
 
     for i in 0..50 {
@@ -136,7 +139,9 @@ async fn three_nodes_form_a_cluster_that_keeps_what_it_was_given() {
     for _ in 0..3 {
         cluster.stop(0).await;
     }
-    (0..3).for_each(|index| cluster.start(index));
+    for index in 0..3 {
+        cluster.start(index).await;
+    }
     cluster.ready().await;
     for i in 0..50 {
         check_value(&cluster.nodes[i % 3].node, &format!("key-{i}"), &format!("value-{i}")).await;
@@ -147,7 +152,7 @@ async fn three_nodes_form_a_cluster_that_keeps_what_it_was_given() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_power_cut_the_engine_is_not_believed() {
     let mut cluster = Cluster::new(1);
-    cluster.start(0);
+    cluster.start(0).await;
     cluster.ready().await;
     for i in 0..20 {
         execute(&cluster.nodes[0].node, put(&format!("key-{i}"), &format!("value-{i}"))).await.unwrap();
@@ -164,7 +169,7 @@ async fn after_a_power_cut_the_engine_is_not_believed() {
     identity.store(&disk, &dir).unwrap();
     std::fs::remove_dir_all(dir.join("state")).unwrap();
 
-    cluster.start(0);
+    cluster.start(0).await;
     cluster.ready().await;
     for i in 0..20 {
         check_value(&cluster.nodes[0].node, &format!("key-{i}"), &format!("value-{i}")).await;
@@ -233,7 +238,9 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_its_disk_takes_its_own_old_place() {
     let mut cluster = Cluster::new(3);
-    (0..3).for_each(|index| cluster.start(index));
+    for index in 0..3 {
+        cluster.start(index).await;
+    }
     cluster.ready().await;
     for i in 0..50 {
         execute(&cluster.nodes[i % 3].node, put(&format!("key-{i}"), &format!("value-{i}"))).await.unwrap();
@@ -245,7 +252,7 @@ async fn a_node_without_its_disk_takes_its_own_old_place() {
         cluster.stop(lost).await;
         let dir = cluster.configs[lost].data_dir.clone();
         std::fs::rename(&dir, dir.with_extension("lost")).unwrap();
-        cluster.start(lost);
+        cluster.start(lost).await;
         cluster.ready().await;
         cluster.settled().await;
         assert_eq!(cluster.id(lost), NodeId(4 + u64::try_from(lost).unwrap()));
@@ -273,7 +280,7 @@ async fn a_node_without_its_disk_takes_its_own_old_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_is_taken_over_only_by_who_answers_there() {
     let mut cluster = Cluster::new(1);
-    cluster.start(0);
+    cluster.start(0).await;
     cluster.ready().await;
     let node = Arc::clone(&cluster.nodes[0].node);
     let peers = Peers(Arc::clone(&node));
@@ -318,7 +325,7 @@ fn stranger() -> Handshake {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_of_a_running_node_is_turned_away() {
     let mut cluster = Cluster::new(1);
-    cluster.start(0);
+    cluster.start(0).await;
     cluster.ready().await;
     let node = Arc::clone(&cluster.nodes[0].node);
     let joined = node.joined().unwrap();

@@ -14,6 +14,9 @@ pub enum Writer {
     /// The calling thread, before the call returns. For simulations, in which nothing may run by itself. Callbacks
     /// may call the log again: what they submit is written when they have returned.
     Inline,
+    /// Whoever holds the [`super::Driver`], when it sees fit. For simulations, in which writing takes time and many calls
+    /// may wait for one sync.
+    Driven,
 }
 
 /// Told how the log is doing. Called from the log's threads, so must be quick.
@@ -23,6 +26,9 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn synced(&self, records: usize, bytes: usize, took: Duration) {
         let _ = (records, bytes, took);
     }
+
+    /// Something waits to be written. Told with [`Writer::Driven`] alone: whoever drives the log has something to do.
+    fn has_work(&self) {}
 
     /// A file was made ready for the next segment, or could not be. On an error of kind `StorageFull` it is tried
     /// again every second: refuse writes until it works, for the log dies when the current segment is full.

@@ -239,7 +239,7 @@ impl ReplicaLog {
         drop(submitted);
         match pushed {
             Ok(()) => {
-                self.shared.drive();
+                self.shared.has_work();
                 Ok(())
             }
             Err((item, failure)) => Err((failure.error(), item.done)),
