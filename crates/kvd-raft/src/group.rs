@@ -30,9 +30,10 @@ use crate::{
     codec,
     log_store::LogStore,
     network::{NetworkFactory, NetworkOptions},
+    observe::Observer,
     propose::ProposalQueue,
     read::ReadQueue,
-    state::{DrainOptions, Fault, OnApplied, ReplicaState, StateParts},
+    state::{DrainOptions, Fault, ReplicaState, StateParts},
     state_machine::StateMachine,
     transport::Transport,
     types::{Metrics, TypeConfig},
@@ -97,8 +98,8 @@ pub struct Parts {
     pub drain: DrainOptions,
     /// Where it waits for the disk.
     pub blocking: Blocking,
-    /// Told of each applied entry.
-    pub on_applied: OnApplied,
+    /// Told what it does.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// Why a replica can't be opened.
@@ -221,11 +222,11 @@ impl Group {
             timing,
             drain,
             blocking,
-            on_applied,
+            observer,
         } = parts;
         let state = {
             let log = log.clone();
-            let parts = StateParts { group, replica, table, checkpoints, drain, blocking, on_applied };
+            let parts = StateParts { group, replica, table, checkpoints, drain, blocking, observer };
             let opened = blocking.run(move || Ok(open::state(parts, &log, rebuild)));
             opened.await.map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
         };

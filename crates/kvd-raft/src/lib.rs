@@ -7,6 +7,7 @@
 //! - [`transport`]: the seam to the network; [`peer`]: the gRPC transport, one connection per peer and lane, frames that
 //!   carry messages of many groups.
 //! - [`clock`]: the seam to the wall clock; [`blocking`]: the seam to the threads that wait for the disk.
+//! - [`observe`]: the seam through which others watch.
 //! - `log_store`, `state_machine`, `network`, `codec`, `types`: openraft's traits and types on ours, and nothing more.
 //!
 //! # Invariants
@@ -26,6 +27,7 @@ pub mod fuzzing;
 pub mod group;
 mod log_store;
 mod network;
+pub mod observe;
 pub mod peer;
 mod propose;
 mod read;

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     blocking::Blocking,
     codec,
+    observe::Observer,
     types::{Entry, LogId, SnapshotMeta, StoredMembership},
 };
 
@@ -67,7 +68,7 @@ pub(crate) struct StateParts {
     pub(crate) checkpoints: CheckpointStore,
     pub(crate) drain: DrainOptions,
     pub(crate) blocking: Blocking,
-    pub(crate) on_applied: OnApplied,
+    pub(crate) observer: Arc<dyn Observer>,
 }
 
 /// What broke, and so what must stop.
@@ -102,12 +103,8 @@ pub(crate) struct ReplicaState {
     prepared: Mutex<Option<(SnapshotMeta, Checkpoint)>>,
     /// Cancelled when the replica is closed: nothing may touch its rows from then on.
     closed: CancellationToken,
-    on_applied: OnApplied,
+    pub(crate) observer: Arc<dyn Observer>,
 }
-
-/// Told the machine, and how long it took, after each applied entry, and after an install. Called under the applier's
-/// lock, so it must be quick.
-pub type OnApplied = Arc<dyn Fn(&Machine, Duration) + Send + Sync>;
 
 /// The machine and its place in the log.
 struct Applier {
@@ -119,10 +116,10 @@ struct Applier {
 impl ReplicaState {
     /// Takes up the state that the table holds.
     pub(crate) fn open(parts: StateParts) -> Result<Self> {
-        let StateParts { group, replica, table, checkpoints, drain, blocking, on_applied } = parts;
+        let StateParts { group, replica, table, checkpoints, drain, blocking, observer } = parts;
         let machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
         let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
-        on_applied(&machine, Duration::ZERO);
+        observer.applied(replica, &machine, Duration::ZERO);
         Ok(Self {
             group,
             replica,
@@ -130,7 +127,7 @@ impl ReplicaState {
             checkpoints,
             drain,
             blocking,
-            on_applied,
+            observer,
             applier: Mutex::new(Applier { machine, last, membership }),
             cut: tokio::sync::Mutex::new(()),
             rows_waiting: Notify::new(),
@@ -229,7 +226,7 @@ impl ReplicaState {
         if let EntryPayload::Membership(membership) = entry.payload {
             applier.membership = StoredMembership::new(Some(id), membership);
         }
-        (self.on_applied)(&applier.machine, started.elapsed());
+        self.observer.applied(self.replica, &applier.machine, started.elapsed());
         drop(applier);
         self.rows_waiting.notify_one();
         Ok(outcomes)
@@ -401,7 +398,7 @@ impl ReplicaState {
                 let position = position_of(&applier.machine).map_err(io::Error::other)?;
                 applier.last = position.last_log_id;
                 applier.membership = position.last_membership;
-                (state.on_applied)(&applier.machine, Duration::ZERO);
+                state.observer.applied(state.replica, &applier.machine, Duration::ZERO);
                 Ok(())
             })
             .await

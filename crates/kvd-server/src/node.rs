@@ -258,9 +258,9 @@ impl Node {
             self.platform.dialer(),
             self.platform.blocking(),
         ));
-        let on_applied = meta::on_applied(&self.meta, Arc::clone(&self.metrics));
+        let observer = Arc::new(observe::ReplicaObserver::new(&self));
         let (disk, transport) = (Arc::clone(&disk), Arc::clone(&network) as _);
-        let replicas = Replicas::new(disk, transport, self.platform.as_ref(), &self.config, on_applied);
+        let replicas = Replicas::new(disk, transport, self.platform.as_ref(), &self.config, observer);
         self.network.set(network).map_err(|_set| Error::internal("the network was made twice"))?;
         self.replicas.set(replicas).map_err(|_set| Error::internal("the replicas were made twice"))?;
         tracing::info!(cluster = %joined.cluster, node = %joined.node, "the node belongs to a cluster");

@@ -18,6 +18,7 @@ use kvd_proto::net::{BoxStream, Dialer, Listen};
 use kvd_raft::{
     blocking::Blocking,
     clock::{Clock, SystemClock},
+    observe::Observer,
 };
 use kvd_storage::{
     disk::{Disk, RealDisk},
@@ -75,6 +76,9 @@ pub trait Platform: fmt::Debug + Send + Sync + 'static {
 
     /// A number that nobody else has drawn.
     fn random(&self) -> u128;
+
+    /// Who else watches the node's replicas.
+    fn observer(&self) -> Option<Arc<dyn Observer>>;
 }
 
 /// The machine itself.
@@ -132,6 +136,10 @@ impl Platform for System {
 
     fn random(&self) -> u128 {
         rand::random()
+    }
+
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        None
     }
 }
 

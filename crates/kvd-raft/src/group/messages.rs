@@ -5,6 +5,7 @@ use std::io;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use kvd_proto::peer::v1::{self as p, refusal::Reason};
+use kvd_types::{ReplicaId, Term};
 use openraft::raft::AppendEntriesResponse;
 
 use super::{Arc, Body, Error, Group, Result, codec};
@@ -25,6 +26,10 @@ impl Group {
         let raft = &self.0.raft;
         match message {
             Body::Append(append) => {
+                if let Some(vote) = &append.vote {
+                    let (term, leader) = (Term(vote.term), ReplicaId(vote.voted_for));
+                    self.0.state.observer.heard_leader(self.id(), term, leader);
+                }
                 let request = codec::append_from_wire(append).map_err(malformed)?;
                 let response = raft.append_entries(request).await.map_err(failed)?;
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {

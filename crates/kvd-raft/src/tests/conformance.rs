@@ -45,7 +45,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
             checkpoints,
             drain: DrainOptions::default(),
             blocking: crate::blocking::Blocking::Pool,
-            on_applied: Arc::new(|_, _| {}),
+            observer: Arc::new(crate::observe::NoObserver),
         });
         let state = state.unwrap();
         Ok((Disk { _dir: dir, _log: log }, store, StateMachine(Arc::new(state))))

@@ -161,7 +161,7 @@ impl Node {
                 timing: Timing::default(),
                 drain: self.drain,
                 blocking: crate::blocking::Blocking::Pool,
-                on_applied: Arc::new(|_, _| {}),
+                observer: Arc::new(crate::observe::NoObserver),
             },
             rebuild,
         );

@@ -1,45 +1,26 @@
 //! The meta group, from any node: its state as applied here, and changes to it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use kvd_machine::{Machine, MetaState};
 use kvd_proto::{
     error::from_status,
     log::{meta_command_to_wire, meta_outcome_from_wire},
     peer::v1 as p,
 };
-use kvd_raft::{peer, state::OnApplied};
+use kvd_raft::peer;
 use kvd_types::{
     Command, Error, ErrorKind, GroupId, NodeId, Outcome, Result,
     cluster::{MetaCommand, MetaOutcome},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tonic::Request;
 
 use super::Node;
-use crate::metrics::SharedMetrics;
 
 /// Between two tries to find the meta group's leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long one of several nodes may take to answer: one that hangs must not use up the others' time.
 const PEER_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Measures every applied entry, and publishes the meta group's state.
-pub(super) fn on_applied(state: &watch::Sender<Arc<MetaState>>, metrics: SharedMetrics) -> OnApplied {
-    let state = state.clone();
-    Arc::new(move |machine, took| {
-        metrics.applied(took);
-        let Machine::Meta(meta) = machine else { return };
-        let applied = meta.state();
-        state.send_if_modified(|known| {
-            let changed = known.epoch != applied.epoch;
-            if changed {
-                *known = applied;
-            }
-            changed
-        });
-    })
-}
 
 impl Node {
     /// Proposes a change of the cluster, here or where the meta group is led, until the deadline.

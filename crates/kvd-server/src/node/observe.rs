@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
+use kvd_machine::{Machine, MetaState};
+use kvd_raft::observe::Observer;
 use kvd_storage::log;
+use kvd_types::{GroupId, ReplicaId, Term};
+use tokio::sync::watch;
 
 use super::{Node, Ordering, Role};
 use crate::metrics::SharedMetrics;
@@ -62,6 +66,45 @@ impl log::Observer for LogObserver {
             node.fail(format!(
                 "the log can't be written: {error}. Nothing more is acknowledged; look at the disk, then start the node again"
             ));
+        }
+    }
+}
+
+/// Watches the replicas: measures every applied entry, publishes the meta group's state, and passes on what a platform
+/// wants to know.
+pub(super) struct ReplicaObserver {
+    meta: watch::Sender<Arc<MetaState>>,
+    metrics: SharedMetrics,
+    platform: Option<Arc<dyn Observer>>,
+}
+
+impl ReplicaObserver {
+    pub(super) fn new(node: &Node) -> Self {
+        let (meta, metrics) = (node.meta.clone(), Arc::clone(&node.metrics));
+        Self { meta, metrics, platform: node.platform.observer() }
+    }
+}
+
+impl Observer for ReplicaObserver {
+    fn applied(&self, replica: ReplicaId, machine: &Machine, took: Duration) {
+        self.metrics.applied(took);
+        if let Some(platform) = &self.platform {
+            platform.applied(replica, machine, took);
+        }
+        let Machine::Meta(meta) = machine else { return };
+        let applied = meta.state();
+        self.meta.send_if_modified(|known| {
+            let changed = known.epoch != applied.epoch;
+            if changed {
+                *known = applied;
+            }
+            changed
+        });
+    }
+
+    fn heard_leader(&self, group: GroupId, term: Term, leader: ReplicaId) {
+        if let Some(platform) = &self.platform {
+            platform.heard_leader(group, term, leader);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use kvd_raft::{
     DrainOptions, Fault, Group, OpenError, Parts, Timing, Transport, blocking::Blocking, clock::Clock,
-    state::OnApplied,
+    observe::Observer,
 };
 use kvd_storage::log;
 use kvd_types::{Error, GroupId, ReplicaId, Result, cluster::Replica};
@@ -25,7 +25,7 @@ pub(super) struct Replicas {
     blocking: Blocking,
     timing: Timing,
     drain: DrainOptions,
-    on_applied: OnApplied,
+    observer: Arc<dyn Observer>,
     open: RwLock<Open>,
 }
 
@@ -42,7 +42,7 @@ impl Replicas {
         transport: Arc<dyn Transport>,
         platform: &dyn Platform,
         config: &Config,
-        on_applied: OnApplied,
+        observer: Arc<dyn Observer>,
     ) -> Self {
         let (election_timeout_min, election_timeout_max) = config.raft.election_timeout();
         Self {
@@ -56,7 +56,7 @@ impl Replicas {
                 interval: config.storage.drain_interval(),
                 ..DrainOptions::default()
             },
-            on_applied,
+            observer,
             open: RwLock::default(),
         }
     }
@@ -170,7 +170,7 @@ impl Replicas {
             timing: self.timing,
             drain: self.drain,
             blocking: self.blocking,
-            on_applied: Arc::clone(&self.on_applied),
+            observer: Arc::clone(&self.observer),
         };
         Ok((parts, rebuild))
     }
