@@ -33,6 +33,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "kvd-testkit",
         &["kvd-types", "kvd-storage", "kvd-machine", "kvd-proto", "kvd-raft", "kvd-server", "kvd-client"],
     ),
+    (
+        "kvd-fuzz",
+        &["kvd-types", "kvd-storage", "kvd-machine", "kvd-proto", "kvd-raft", "kvd-server", "kvd-client"],
+    ),
     ("kvd-tests", &["kvd-types", "kvd-client", "kvd-testkit"]),
     ("xtask", &[]),
 ];

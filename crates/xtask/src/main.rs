@@ -1,5 +1,5 @@
 //! The project's own checks: `cargo xtask ci` runs what has to pass before a change goes in, `cargo xtask arrows` only
-//! the rules that keep the crates apart.
+//! the rules that keep the crates apart; `cargo xtask fuzz` looks for inputs that no decoder stands.
 //!
 //! # The approach
 //! One command for people and for machines, written in the language of the project: a script that only the continuous
@@ -16,6 +16,7 @@
 
 mod arrows;
 mod ci;
+mod fuzz;
 
 use std::process::ExitCode;
 
@@ -34,12 +35,22 @@ enum Task {
     Ci,
     /// Which crate may use which, what may stand at the top level, how long a file may be
     Arrows,
+    /// Feeds the decoders of network and disk bytes with inputs that reach ever more of them
+    Fuzz {
+        /// The target; all of them, if none is named
+        #[arg(long)]
+        target: Option<String>,
+        /// How long, for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
     let passed = match Arguments::parse().task {
         Task::Ci => ci::run(),
         Task::Arrows => arrows::run(),
+        Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,
