@@ -12,6 +12,11 @@
 //! - a replica could have been created in the lost bytes and never been heard of again. Until the head of a segment,
 //!   which lists all replicas, follows, that is said of the whole log ([`Recovery::unattributed`]).
 //!
+//! A segment begins with a write of its own head, and only once that is synced is anything older given up. So a last
+//! segment whose head is not whole, and which nothing proves to be synced, was never begun: the one before it is the
+//! last one, with all that it needs. (Its sound header may say that older segments are not needed. Only its head, with
+//! the state of every replica, would make that true.)
+//!
 //! Then the last write, which nothing proves to be synced, is written once more in place and synced. It may be in the
 //! page cache only (the process was killed before its sync) or be there although its sync failed: then the kernel
 //! believes it clean, and a plain sync would do nothing.
@@ -65,8 +70,10 @@ struct Segment {
 pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
     let mut report = Recovery::default();
     let segments = find_segments(disk, dir, &mut report)?;
-    let last = segments.iter().rev().find_map(|(_, segment)| segment.header);
-    let unheaded = synced_without_header(&segments, last.map_or(0, |last| last.sequence))?;
+    let (last, never_begun) = find_last(&segments)?;
+    // Whoever wrote the header of a segment had synced all before it.
+    let synced_before = never_begun.map_or(0, |header| header.first_write.saturating_sub(1));
+    let unheaded = synced_without_header(&segments, last.map_or(0, |last| last.sequence))?.max(synced_before);
     let (chain, broken) = walk(&segments, last, dir);
 
     let mut replay = Replay::default();
@@ -91,7 +98,12 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
             if unheaded > last_write {
                 replay.lost_last(segment);
             }
-            report.torn_tail = torn_tail(segment, &scan);
+            let unbegun = never_begun.and_then(|header| segments.get(&header.sequence));
+            report.torn_tail = torn_tail(segment, &scan).or_else(|| {
+                let file = unbegun?.path.clone();
+                tracing::warn!(file = %file.display(), "the log's last segment was never begun: its first write was torn");
+                Some(TornTail { file, offset: RECORDS_START })
+            });
             rewrite_unproven(segment, header, &scan, synced, &image)?;
         }
     }
@@ -153,6 +165,30 @@ fn find_segments(
         segments.insert(sequence, segment);
     }
     Ok(segments)
+}
+
+/// The header of the last segment that was begun, and of the lowest one behind it that was not: see the module.
+fn find_last(
+    segments: &BTreeMap<u64, Segment>,
+) -> Result<(Option<SegmentHeader>, Option<SegmentHeader>), Error> {
+    let mut never_begun = None;
+    for segment in segments.values().rev() {
+        let Some(header) = segment.header else { continue };
+        let has_previous = segments.get(&header.previous).is_some_and(|previous| previous.header.is_some());
+        // Without the one before it there is nothing to fall back to: what is lost is then found to be.
+        if !has_previous || was_begun(segment, &header)? {
+            return Ok((Some(header), never_begun));
+        }
+        never_begun = Some(header);
+    }
+    Ok((None, never_begun))
+}
+
+/// Whether a segment's head is whole, or something proves that it once was.
+fn was_begun(segment: &Segment, header: &SegmentHeader) -> Result<bool, Error> {
+    let image = read(segment, segment.bytes)?;
+    Ok(scan::head_is_whole(&image, header)
+        || scan::synced_by_any(&image, header.sequence) >= header.first_write)
 }
 
 /// Segments behind the last one with a sound header: usually never used. One may have been begun by a write that was

@@ -19,7 +19,9 @@
 //! write. They are cut off, and reported as such. And behind a damaged header, the next record is looked for in what may
 //! be a payload: one that holds a record of this very segment, bit for bit, would be believed.
 
-use super::format::{RECORD_ALIGNMENT, RECORD_HEADER_BYTES, RECORDS_START, RecordHeader};
+use super::format::{
+    Kind, RECORD_ALIGNMENT, RECORD_HEADER_BYTES, RECORDS_START, RecordHeader, SegmentHeader,
+};
 
 /// What stands in a segment, in order of offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +152,21 @@ impl Scan<'_> {
         self.synced = self.synced.max(header.synced());
         *write = if header.ends_write { header.write.saturating_add(1) } else { header.write };
     }
+}
+
+/// Whether the start record and the state of every replica stand at a segment's head as they were written.
+pub(super) fn head_is_whole(image: &[u8], header: &SegmentHeader) -> bool {
+    let mut at = RECORDS_START;
+    for number in 0..=header.streams {
+        let Some(record) = RecordHeader::decode(slice_from(image, at), header.sequence) else { return false };
+        let payload = slice(image, at + RECORD_HEADER_BYTES as u64, u64::from(record.payload_bytes));
+        let expected = if number == 0 { Kind::Start } else { Kind::State };
+        if record.kind != expected || !payload.is_some_and(|payload| record.matches(payload)) {
+            return false;
+        }
+        at += record.total_bytes();
+    }
+    true
 }
 
 /// The latest write that any sound record header of a segment proves to be synced.

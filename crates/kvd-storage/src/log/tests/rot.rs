@@ -361,6 +361,33 @@ fn a_torn_beginning_of_the_next_segment_changes_nothing() {
 }
 
 #[test]
+fn a_segment_of_which_only_the_header_was_written_was_never_begun() {
+    // No entries, so the new segment's header says that no other one is needed; but the votes that its head was to
+    // tell again are in no sector that the power cut has kept.
+    let disk = sim_disk(1);
+    let (log, _) = open(&disk).unwrap();
+    for id in 1..4 {
+        vote(&log.create(GroupId(1), ReplicaId(id)).unwrap(), &"v".repeat(400)).unwrap();
+    }
+    let expected = models(&log);
+    log.close().unwrap();
+    drop(open(&disk).unwrap());
+    let head_records = records(&disk, 2);
+    assert_eq!(head_records.iter().filter(|(_, header)| header.kind == Kind::State).count(), 3);
+    let end = usize::try_from(head_records.last().unwrap().0).unwrap() + RECORD_HEADER_BYTES;
+    let whole = disk.bytes(&segment(2)).unwrap();
+    for kept in (usize::try_from(RECORDS_START).unwrap()..end).step_by(64) {
+        let torn = disk.crash(Crash::Killed);
+        torn.open(&segment(2)).unwrap().write_all_at(&vec![0; whole.len() - kept], kept as u64).unwrap();
+        for round in 0..3 {
+            let (log, recovery) = open(&torn).unwrap();
+            assert!(recovery.damaged.is_empty() && recovery.unattributed.is_none(), "{kept}: {recovery:?}");
+            assert_eq!(models(&log), expected, "kept {kept} bytes, opening {round}");
+        }
+    }
+}
+
+#[test]
 fn a_synced_segment_that_lost_its_header_is_not_taken_for_a_torn_one() {
     let disk = sim_disk(1);
     let (log, _) = open(&disk).unwrap();
