@@ -52,8 +52,9 @@ struct Known {
 }
 
 impl CheckpointStore {
-    /// Opens the directory, making it if there is none, and removes what a crash left under temporary names. One store at
-    /// a time may be open on a directory.
+    /// Opens the directory, making it if there is none, and removes what a crash left under temporary names. The names
+    /// that are there are durable when this returns: a process that was killed may not have come to that, and the log
+    /// is purged on the strength of what is seen here. One store at a time may be open on a directory.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Fatal`].
@@ -65,6 +66,7 @@ impl CheckpointStore {
                 files::remove_if_present(disk.as_ref(), &path)?;
             }
         }
+        files::sync_dir(disk.as_ref(), dir)?;
         let shared = Shared {
             disk,
             dir: dir.to_owned(),

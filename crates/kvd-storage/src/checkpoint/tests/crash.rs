@@ -111,6 +111,25 @@ fn a_power_cut_anywhere_loses_nothing_acknowledged() {
 }
 
 #[test]
+fn a_checkpoint_that_was_seen_after_a_kill_is_there_after_the_next_power_cut() {
+    let disk = new_disk(0);
+    write(&open(&disk).unwrap(), 1).unwrap();
+    let operations = disk.operations();
+    let mut seen = 0;
+    for operation in 0..operations {
+        let disk = new_disk(operation);
+        disk.cut_power_at(operation);
+        drop(open(&disk).and_then(|store| write(&store, 1)));
+        let killed = disk.crash(Crash::Killed);
+        let Some(found) = open(&killed).unwrap().latest().unwrap() else { continue };
+        seen += 1;
+        let after = open(&killed.crash(Crash::Synced)).unwrap().latest().unwrap();
+        assert_eq!(after.map(|after| after.manifest().clone()).as_ref(), Some(found.manifest()));
+    }
+    assert!(seen > 0, "the kill never came between a name and its sync");
+}
+
+#[test]
 fn a_failure_of_any_operation_is_told_and_harmless() {
     let sample = Sample::new();
     let kinds = [
