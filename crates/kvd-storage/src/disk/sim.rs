@@ -91,6 +91,7 @@ struct World {
     power_cut: Option<PowerCut>,
     failures: Vec<(Operation, u64, io::ErrorKind)>,
     faults: BTreeMap<u64, Fault>,
+    met: Vec<(Operation, Fault)>,
     /// What all files together may have.
     capacity_bytes: Option<u64>,
 }
@@ -136,6 +137,7 @@ impl SimDisk {
             power_cut: None,
             failures: Vec::new(),
             faults: BTreeMap::new(),
+            met: Vec::new(),
             capacity_bytes: None,
         })))
     }
@@ -150,7 +152,9 @@ impl SimDisk {
             for name in names(dir) {
                 let child = world.add(Node::Dir(Names::default()));
                 if let Some(Node::Dir(parent)) = world.nodes.get_mut(&at) {
-                    parent.change(|names| drop(names.insert(name, child)));
+                    parent.change(|names| {
+                        names.insert(name, child);
+                    });
                     parent.sync();
                 }
                 at = child;
@@ -162,22 +166,32 @@ impl SimDisk {
     /// The disk after a power cut (or after a kill) now: a new one, with no failures left to come.
     #[must_use]
     pub fn crash(&self, crash: Crash) -> Self {
-        let mut world = self.0.lock();
+        let seed = self.0.lock().chance.next();
+        self.crash_seeded(crash, seed)
+    }
+
+    /// As [`SimDisk::crash`], with what survives left to a seed of its own: however often this disk is crashed, and in
+    /// whichever order, each seed gives the same.
+    #[must_use]
+    pub fn crash_seeded(&self, crash: Crash, seed: u64) -> Self {
+        let world = self.0.lock();
+        let mut chance = Chance(seed);
         let mut nodes = world.nodes.clone();
         for node in nodes.values_mut() {
             match node {
-                Node::File(content) => content.crash(crash, &mut world.chance),
-                Node::Dir(names) => names.crash(crash, &mut world.chance),
+                Node::File(content) => content.crash(crash, &mut chance),
+                Node::Dir(names) => names.crash(crash, &mut chance),
             }
         }
         let mut after = World {
-            chance: Chance(world.chance.next()),
+            chance,
             nodes,
             next_node: world.next_node,
             operations: 0,
             power_cut: None,
             failures: Vec::new(),
             faults: BTreeMap::new(),
+            met: Vec::new(),
             capacity_bytes: world.capacity_bytes,
         };
         after.forget_nameless();
@@ -211,6 +225,12 @@ impl SimDisk {
     /// Something goes wrong with the operation with that number, counting as [`SimDisk::operations`] does.
     pub fn fault_at(&self, operation: u64, fault: Fault) {
         self.0.lock().faults.insert(operation, fault);
+    }
+
+    /// The faults of [`SimDisk::fault_at`] that operations have met, in order.
+    #[must_use]
+    pub fn faults_met(&self) -> Vec<(Operation, Fault)> {
+        self.0.lock().met.clone()
     }
 
     /// From now on files may grow by so many bytes together, then the disk is full; what has no name any more counts
@@ -327,7 +347,11 @@ impl World {
                 Fault::Vanish => matches!(operation, Operation::Write | Operation::Sync),
                 Fault::Misdirect => operation == Operation::Write,
             };
-            return Ok(if fits { Fate::Faulty(fault) } else { Fate::Done });
+            if fits {
+                self.met.push((operation, fault));
+                return Ok(Fate::Faulty(fault));
+            }
+            return Ok(Fate::Done);
         }
         Ok(if unheard { Fate::DoneUnheard } else { Fate::Done })
     }
@@ -448,7 +472,9 @@ impl Disk for SimDisk {
                 let child = at.join(&name);
                 if world.find(&child).is_err() {
                     let node = world.add(Node::Dir(Names::default()));
-                    world.dir(&at)?.change(|names| drop(names.insert(name, node)));
+                    world.dir(&at)?.change(|names| {
+                        names.insert(name, node);
+                    });
                 }
                 at = child;
             }
@@ -464,7 +490,9 @@ impl Disk for SimDisk {
             world.parent(path)?;
             let node = world.add(Node::File(Content::default()));
             let (names, name) = world.parent(path)?;
-            names.change(|names| drop(names.insert(name, node)));
+            names.change(|names| {
+                names.insert(name, node);
+            });
             Ok(Box::new(SimFile { disk: self.clone(), node }) as Box<dyn File>)
         })
     }
@@ -495,8 +523,12 @@ impl Disk for SimDisk {
                 });
                 return Ok(());
             }
-            world.parent(to)?.0.change(|names| drop(names.insert(to_name, node)));
-            world.parent(from)?.0.change(|names| drop(names.remove(&from_name)));
+            world.parent(to)?.0.change(|names| {
+                names.insert(to_name, node);
+            });
+            world.parent(from)?.0.change(|names| {
+                names.remove(&from_name);
+            });
             Ok(())
         })
     }
@@ -506,7 +538,9 @@ impl Disk for SimDisk {
             let node = world.find(path)?;
             world.content(node)?;
             let (names, name) = world.parent(path)?;
-            names.change(|names| drop(names.remove(&name)));
+            names.change(|names| {
+                names.remove(&name);
+            });
             Ok(())
         })
     }
@@ -517,7 +551,9 @@ impl Disk for SimDisk {
                 return Err(io::ErrorKind::DirectoryNotEmpty.into());
             }
             let (names, name) = world.parent(dir)?;
-            names.change(|names| drop(names.remove(&name)));
+            names.change(|names| {
+                names.remove(&name);
+            });
             Ok(())
         })
     }

@@ -47,6 +47,18 @@ impl MemoryEngine {
         Self::default()
     }
 
+    /// An engine with the same rows, all of them as if flushed: what a crash leaves if every batch has reached the disk.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let trees = self.trees.lock();
+        let copies = trees.iter().map(|(name, tree)| {
+            let rows = tree.content.read().rows.clone();
+            let content = RwLock::new(Content { rows, flushed: BTreeMap::new() });
+            (name.clone(), Arc::new(MemoryTree { content }))
+        });
+        Self { trees: Mutex::new(copies.collect()) }
+    }
+
     /// What a crash at this moment would leave: the trees as they were at the last flush. This engine stays as it is.
     #[must_use]
     pub fn after_crash(&self) -> Self {
