@@ -8,10 +8,14 @@ use kvd_types::{GroupId, ReplicaId, Term};
 
 /// Told what a replica does, as it does it. Called under locks and from the core's path, so it must be quick.
 pub trait Observer: Send + Sync + 'static {
-    /// An entry was applied, which took so long, or a checkpoint installed, or a state taken up (which count as nothing):
-    /// this is the machine now.
-    fn applied(&self, replica: ReplicaId, machine: &Machine, took: Duration) {
-        let _ = (replica, machine, took);
+    /// A state was taken up at the opening of a replica, or from a checkpoint that was installed.
+    fn taken_up(&self, group: GroupId, replica: ReplicaId, machine: &Machine) {
+        let _ = (group, replica, machine);
+    }
+
+    /// An entry was applied, which took so long: this is the machine now.
+    fn applied(&self, group: GroupId, replica: ReplicaId, machine: &Machine, took: Duration) {
+        let _ = (group, replica, machine, took);
     }
 
     /// Another replica has spoken to this one as the group's leader in a term.

@@ -119,7 +119,7 @@ impl ReplicaState {
         let StateParts { group, replica, table, checkpoints, drain, blocking, observer } = parts;
         let machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
         let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
-        observer.applied(replica, &machine, Duration::ZERO);
+        observer.taken_up(group, replica, &machine);
         Ok(Self {
             group,
             replica,
@@ -226,7 +226,7 @@ impl ReplicaState {
         if let EntryPayload::Membership(membership) = entry.payload {
             applier.membership = StoredMembership::new(Some(id), membership);
         }
-        self.observer.applied(self.replica, &applier.machine, started.elapsed());
+        self.observer.applied(self.group, self.replica, &applier.machine, started.elapsed());
         drop(applier);
         self.rows_waiting.notify_one();
         Ok(outcomes)
@@ -398,7 +398,7 @@ impl ReplicaState {
                 let position = position_of(&applier.machine).map_err(io::Error::other)?;
                 applier.last = position.last_log_id;
                 applier.membership = position.last_membership;
-                state.observer.applied(state.replica, &applier.machine, Duration::ZERO);
+                state.observer.taken_up(state.group, state.replica, &applier.machine);
                 Ok(())
             })
             .await

@@ -86,11 +86,31 @@ impl ReplicaObserver {
 }
 
 impl Observer for ReplicaObserver {
-    fn applied(&self, replica: ReplicaId, machine: &Machine, took: Duration) {
+    fn taken_up(&self, group: GroupId, replica: ReplicaId, machine: &Machine) {
+        if let Some(platform) = &self.platform {
+            platform.taken_up(group, replica, machine);
+        }
+        self.publish(machine);
+    }
+
+    fn applied(&self, group: GroupId, replica: ReplicaId, machine: &Machine, took: Duration) {
         self.metrics.applied(took);
         if let Some(platform) = &self.platform {
-            platform.applied(replica, machine, took);
+            platform.applied(group, replica, machine, took);
         }
+        self.publish(machine);
+    }
+
+    fn heard_leader(&self, group: GroupId, term: Term, leader: ReplicaId) {
+        if let Some(platform) = &self.platform {
+            platform.heard_leader(group, term, leader);
+        }
+    }
+}
+
+impl ReplicaObserver {
+    /// Publishes the meta group's state.
+    fn publish(&self, machine: &Machine) {
         let Machine::Meta(meta) = machine else { return };
         let applied = meta.state();
         self.meta.send_if_modified(|known| {
@@ -100,12 +120,6 @@ impl Observer for ReplicaObserver {
             }
             changed
         });
-    }
-
-    fn heard_leader(&self, group: GroupId, term: Term, leader: ReplicaId) {
-        if let Some(platform) = &self.platform {
-            platform.heard_leader(group, term, leader);
-        }
     }
 }
 
