@@ -31,8 +31,9 @@ pub fn kvctl() -> PathBuf {
 /// build it chooses other features of what they depend on, and builds that all anew.
 fn build() -> PathBuf {
     let test = env::current_exe().expect("a process knows its program");
-    // TARGET/PROFILE/deps/test
-    let profile_dir = test.ancestors().nth(2).expect("a test lies in its profile's deps").to_owned();
+    // TARGET/PROFILE/deps/test, or TARGET/PROFILE/program
+    let mut dirs = test.ancestors().skip(1).filter(|dir| !dir.ends_with("deps"));
+    let profile_dir = dirs.next().expect("a test lies in its profile's directory").to_owned();
     let target_dir = profile_dir.parent().expect("a profile's directory lies in the target's");
     if is_up_to_date(&profile_dir).unwrap_or(false) {
         return profile_dir;

@@ -31,6 +31,7 @@
 )]
 
 mod binaries;
+pub mod chaos;
 mod cluster;
 mod http;
 mod ledger;

@@ -23,6 +23,8 @@ pub struct Node {
     client: SocketAddr,
     peer: SocketAddr,
     http: SocketAddr,
+    data_dir: PathBuf,
+    launcher: Vec<String>,
     flags: Vec<(String, String)>,
     variables: Vec<(String, String)>,
     process: Option<Process>,
@@ -37,17 +39,41 @@ impl Node {
     pub fn new(name: impl Into<String>, parent: &Path) -> Self {
         let name = name.into();
         let dir = parent.join(&name);
+        let ports = free_ports(3).try_into().expect("as many as asked for");
+        let data_dir = dir.join(DATA_DIR);
+        Self::at(name, dir, data_dir, ports)
+    }
+
+    /// A node that listens to clients, peers and HTTP at these addresses, with its data and its log where told. Not
+    /// started.
+    ///
+    /// # Panics
+    /// The directory can't be made.
+    #[must_use]
+    pub fn at(
+        name: impl Into<String>,
+        dir: PathBuf,
+        data_dir: PathBuf,
+        [client, peer, http]: [SocketAddr; 3],
+    ) -> Self {
+        let name = name.into();
         fs::create_dir_all(&dir).expect("a directory can be made");
-        let [client, peer, http] = free_ports(3).try_into().expect("as many as asked for");
         let flags = [
-            ("data-dir", dir.join(DATA_DIR).display().to_string()),
+            ("data-dir", data_dir.display().to_string()),
             ("node-name", name.clone()),
             ("listen-client", client.to_string()),
             ("listen-peer", peer.to_string()),
             ("listen-http", http.to_string()),
         ];
         let flags = flags.map(|(flag, value)| (flag.to_owned(), value)).into();
-        Self { name, dir, client, peer, http, flags, variables: Vec::new(), process: None }
+        let (launcher, variables) = (Vec::new(), Vec::new());
+        Self { name, dir, client, peer, http, data_dir, launcher, flags, variables, process: None }
+    }
+
+    /// Has it started by this program and its arguments, to which its own command is added. The program must turn into
+    /// the node, rather than wait for it: signals go to the process that is started.
+    pub fn set_launcher(&mut self, launcher: Vec<String>) {
+        self.launcher = launcher;
     }
 
     /// Sets a setting by its flag, without the dashes, for its next starts. The last one counts.
@@ -75,7 +101,14 @@ impl Node {
     /// The command that starts it.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binaries::kvd());
+        let mut command = match self.launcher.split_first() {
+            None => Command::new(binaries::kvd()),
+            Some((launcher, arguments)) => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(binaries::kvd());
+                command
+            }
+        };
         // What is set where the tests run must not be a setting of the node's.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KVD_")) {
             command.env_remove(name);
@@ -195,7 +228,7 @@ impl Node {
     /// Its data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join(DATA_DIR)
+        self.data_dir.clone()
     }
 
     /// Where clients reach it.

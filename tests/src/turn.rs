@@ -15,8 +15,16 @@ impl Turn {
     /// # Panics
     /// The lock's file can't be made.
     pub async fn take() -> Self {
-        let taken = tokio::task::spawn_blocking(|| {
-            let path = std::env::temp_dir().join("kvd-tests.lock");
+        Self::take_of("kvd-tests").await
+    }
+
+    /// Waits for the right to do what has this name, which nobody else on this machine does meanwhile.
+    ///
+    /// # Panics
+    /// The lock's file can't be made.
+    pub async fn take_of(what: &'static str) -> Self {
+        let taken = tokio::task::spawn_blocking(move || {
+            let path = std::env::temp_dir().join(format!("{what}.lock"));
             let file = File::options().create(true).truncate(false).write(true).open(&path);
             let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             file.lock().expect("a file can be locked");

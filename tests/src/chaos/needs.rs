@@ -1,0 +1,76 @@
+//! What a run needs of the machine, and what of it is missing.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, bail, ensure};
+
+use super::{
+    fault::{Kind, Need},
+    log::say,
+};
+
+/// What every run needs.
+const ALWAYS: &[Need] = &[
+    Need { what: "ip", package: "iproute2" },
+    Need { what: "tc", package: "iproute2" },
+    Need { what: "iptables", package: "iptables" },
+    Need { what: "mkfs.ext4", package: "e2fsprogs" },
+    Need { what: "mount", package: "mount" },
+    Need { what: "nsenter", package: "util-linux" },
+    Need { what: "unshare", package: "util-linux" },
+    Need { what: "fsfreeze", package: "util-linux" },
+    Need { what: "xfs_io", package: "xfsprogs" },
+];
+
+/// Where Debian puts the library that fakes clocks, below a directory named for the machine.
+const CLOCK_LIBRARY: &str = "faketime/libfaketime.so.1";
+
+fn is_there(need: &Need) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(need.what).is_file())
+}
+
+/// The kinds that can be had here; refuses if some can't, unless those may be skipped.
+pub(crate) fn permitted(kinds: &[&'static Kind], skip_missing: bool) -> Result<Vec<&'static Kind>> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "namespaces, mounts and packet filters need root: run as root"
+    );
+    let missing: BTreeSet<&Need> = ALWAYS.iter().filter(|need| !is_there(need)).collect();
+    refuse(&missing)?;
+    let mut permitted = Vec::new();
+    let mut missing = BTreeSet::new();
+    for &kind in kinds {
+        let lacks: Vec<&Need> = kind.needs.iter().filter(|need| !is_there(need)).collect();
+        match lacks.first() {
+            None => permitted.push(kind),
+            Some(need) if skip_missing => {
+                say(&format!("SKIPPED: {}, because there is no {} ({})", kind.name, need.what, need.package));
+            }
+            Some(_) => missing.extend(lacks),
+        }
+    }
+    refuse(&missing)?;
+    ensure!(!permitted.is_empty(), "no fault is left that this machine permits");
+    Ok(permitted)
+}
+
+fn refuse(missing: &BTreeSet<&Need>) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what: Vec<&str> = missing.iter().map(|need| need.what).collect();
+    let packages: BTreeSet<&str> = missing.iter().map(|need| need.package).collect();
+    let packages: Vec<&str> = packages.into_iter().collect();
+    bail!("missing: {}\napt-get install -y {}", what.join(", "), packages.join(" "));
+}
+
+/// The library that fakes clocks.
+pub(crate) fn clock_library() -> Option<PathBuf> {
+    let dirs = Path::new("/usr/lib").read_dir().ok()?.flatten().map(|entry| entry.path());
+    dirs.chain([PathBuf::from("/usr/lib")]).map(|dir| dir.join(CLOCK_LIBRARY)).find(|path| path.is_file())
+}

