@@ -3,4 +3,5 @@
 //!
 //! A dev-dependency only: nothing that ships uses it.
 
+pub mod check;
 pub mod history;
