@@ -188,7 +188,7 @@ fn kept(dir: &Path, seed: u64) -> Result<PathBuf> {
 
 async fn whole_run(options: &RunOptions, kinds: Vec<&'static Kind>, seed: u64, dir: &Path) -> Result<bool> {
     say(&format!("seed {seed}: {}", options.command(seed)));
-    let world = Arc::new(World::make(dir, options.nodes, setup(&kinds)?).await?);
+    let world = Arc::new(World::make(dir, options.nodes, setup(options, &kinds)?).await?);
     for machine in &world.machines {
         machine.start().await;
     }
@@ -199,7 +199,7 @@ async fn whole_run(options: &RunOptions, kinds: Vec<&'static Kind>, seed: u64, d
     }
     let client = world.client(|config| config).await;
     let client = client.with_context(|| format!("the cluster did not start:\n{}", world.ends_of_logs(20)))?;
-    if let Err(why) = health::healthy(&world, &client).await {
+    if let Err(why) = health::all_lead(&world, &client).await {
         bail!("the cluster did not start: {why}\n{}", world.ends_of_logs(20));
     }
     let recorder = Recorder::real_time();
@@ -246,11 +246,13 @@ async fn whole_run(options: &RunOptions, kinds: Vec<&'static Kind>, seed: u64, d
 }
 
 /// What all nodes are started with, if these faults are to come.
-fn setup(kinds: &[&Kind]) -> Result<Setup> {
-    let jumps = kinds.iter().any(|kind| kind.claims.contains(&fault::Part::Clock));
-    let library = needs::clock_library();
-    if jumps && library.is_none() {
-        bail!("missing: libfaketime.so.1\napt-get install -y faketime");
+fn setup(options: &RunOptions, kinds: &[&Kind]) -> Result<Setup> {
+    let mut preload: Vec<String> = options.preload.iter().cloned().collect();
+    let clocks_jump = kinds.iter().any(|kind| kind.claims.contains(&fault::Part::Clock));
+    if clocks_jump {
+        let library = needs::clock_library();
+        let library = library.context("missing: libfaketime.so.1\napt-get install -y faketime")?;
+        preload.push(library.display().to_string());
     }
     Ok(Setup {
         flags: vec![
@@ -258,7 +260,8 @@ fn setup(kinds: &[&Kind]) -> Result<Setup> {
             ("storage-log-segment-bytes", SEGMENT_BYTES.to_owned()),
             ("storage-checkpoint-log-bytes", CHECKPOINT_LOG_BYTES.to_owned()),
         ],
-        clock_library: library.filter(|_| jumps).map(|path| path.display().to_string()),
+        preload,
+        clocks_jump,
     })
 }
 

@@ -42,6 +42,21 @@ pub(crate) async fn healthy(world: &World, client: &Client) -> Result<(), String
     .await
 }
 
+/// Waits until the cluster is healthy and each node leads some shard; else says what is missing.
+pub(crate) async fn all_lead(world: &World, client: &Client) -> Result<(), String> {
+    healthy(world, client).await?;
+    until_deadline(async || {
+        for machine in &world.machines {
+            let address = BTreeSet::from([machine.client_address()]);
+            if led_by(world, client, &address).await.is_empty() {
+                return Err(format!("{} leads nothing", machine.name));
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// Waits until all replicas of each group have applied the same and hold the same, while nobody writes; else says what
 /// differs.
 pub(crate) async fn agreed(world: &World, client: &Client) -> Result<(), String> {

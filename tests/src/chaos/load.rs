@@ -20,7 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use kvd_client::{Client, Error, Revision, ShardId};
+use kvd_client::{Client, Error, ErrorKind, Revision, ShardId};
 use kvd_testkit::history::{Action, Answer, Completion, Process, Recorder, RecordingClient, Version};
 use kvd_types::Key;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -214,9 +214,8 @@ impl Worker {
             match done {
                 Ok(()) => sleep(PAUSE_MAX.mul_f64(self.random.random_range(0.0..=1.0))).await,
                 Err(error) => {
-                    // What isn't worth another try is a mistake of somebody's.
-                    if !error.is_retryable() {
-                        self.world.violation(format!("a client was told: {error}"));
+                    if !is_expected(&error.kind, self.world.is_any_damaged()) {
+                        self.world.violation(format!("a client was told {:?}: {error}", error.kind));
                     }
                     sleep(PAUSE_LONG).await;
                 }
@@ -307,6 +306,26 @@ impl Worker {
 
     fn beat(&self) {
         self.pulse.beat(self.group.shard, self.world.now_ms());
+    }
+}
+
+/// Whether a correct request may fail so when machines, networks and disks do. Anything else is a mistake of somebody's.
+const fn is_expected(kind: &ErrorKind, is_damaged: bool) -> bool {
+    match kind {
+        ErrorKind::NotLeader(_)
+        | ErrorKind::Unavailable
+        | ErrorKind::WrongShard(_)
+        | ErrorKind::Overloaded { .. }
+        | ErrorKind::DeadlineExceeded
+        | ErrorKind::OutcomeUnknown
+        | ErrorKind::SessionUnknown => true,
+        ErrorKind::Corruption => is_damaged,
+        ErrorKind::InvalidArgument
+        | ErrorKind::NotFound
+        | ErrorKind::FailedPrecondition
+        | ErrorKind::Unauthenticated
+        | ErrorKind::PermissionDenied
+        | ErrorKind::Internal => false,
     }
 }
 

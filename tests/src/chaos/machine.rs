@@ -30,8 +30,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Setup {
     /// Settings by their flags, without the dashes.
     pub(crate) flags: Vec<(&'static str, String)>,
-    /// The library that lets wall clocks jump, if they are to.
-    pub(crate) clock_library: Option<String>,
+    /// Libraries that come before the system's.
+    pub(crate) preload: Vec<String>,
+    /// Whether one of them lets wall clocks jump.
+    pub(crate) clocks_jump: bool,
 }
 
 /// A machine.
@@ -65,8 +67,10 @@ impl Machine {
             node.set(flag, value);
         }
         node.set_variable("KVD_CLUSTER_TOKEN", "chaos");
-        if let Some(library) = &setup.clock_library {
-            node.set_variable("LD_PRELOAD", library);
+        if !setup.preload.is_empty() {
+            node.set_variable("LD_PRELOAD", &setup.preload.join(":"));
+        }
+        if setup.clocks_jump {
             node.set_variable("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string());
             node.set_variable("FAKETIME_NO_CACHE", "1");
             node.set_variable("FAKETIME_DONT_FAKE_MONOTONIC", "1");

@@ -57,6 +57,9 @@ pub(crate) struct RunOptions {
     /// Write what came of it to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) summary: Option<PathBuf>,
+    /// A library that all nodes are started with: one that sabotages them, to see that this is found.
+    #[arg(long, hide = true, value_name = "LIBRARY")]
+    pub(crate) preload: Option<String>,
     /// Only list the faults, and what each demands of a store.
     #[arg(long)]
     pub(crate) list: bool,
@@ -75,6 +78,9 @@ impl RunOptions {
         }
         if !self.faults.is_empty() {
             command.push_str(&format!(" --faults {}", self.faults.join(",")));
+        }
+        if let Some(library) = &self.preload {
+            command.push_str(&format!(" --preload {library}"));
         }
         if self.nodes != 5 {
             command.push_str(&format!(" --nodes {}", self.nodes));

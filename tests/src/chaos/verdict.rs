@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result};
 use kvd_client::Client;
-use kvd_testkit::history::History;
+use kvd_testkit::{check::check, history::History};
 
-use super::{health, load::Load, world::World};
+use super::{health, load::Load, log::say, world::World};
 
 /// Whether all keys can be read, and all replicas hold the same.
 pub(crate) async fn of_the_end(world: &World, client: &Client, load: &Load) -> Result<()> {
@@ -21,5 +21,15 @@ pub(crate) async fn of_the_end(world: &World, client: &Client, load: &Load) -> R
 
 /// Whether what clients were told can be true.
 pub(crate) fn of_the_history(world: &World, history: &History) {
-    let _ = (world, history);
+    let report = check(history);
+    say(&format!("\n{report}"));
+    for violation in &report.violations {
+        world.violation(format!("{:?} of {}: {}", violation.anomaly, violation.key, violation.explanation));
+    }
+    if report.more_violations > 0 {
+        world.violation(format!("and {} more", report.more_violations));
+    }
+    for undecided in &report.undecided {
+        say(&format!("undecided: {undecided:?}"));
+    }
 }

@@ -115,6 +115,11 @@ impl World {
         self.damaged.lock().unwrap().contains(&index)
     }
 
+    /// Whether that is so of any machine.
+    pub(crate) fn is_any_damaged(&self) -> bool {
+        !self.damaged.lock().unwrap().is_empty()
+    }
+
     /// The ends of all nodes' logs, for whoever reads of a violation.
     pub(crate) fn ends_of_logs(&self, lines: usize) -> String {
         let mut shown = String::new();

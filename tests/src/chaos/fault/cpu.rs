@@ -22,11 +22,7 @@ pub(super) const FEW_CPU: Kind = Kind {
     right: "heartbeats keep priority or leaders move off the node; correct",
     lasts_ms: 3000..=6000,
     make: |victims, random| {
-        Box::new(FewCpu {
-            victims: victims.to_vec(),
-            percent: random.random_range(2..=15),
-            homes: Vec::new(),
-        })
+        Box::new(FewCpu { victims: victims.to_vec(), percent: random.random_range(1..=6), homes: Vec::new() })
     },
     ..USUAL
 };
@@ -97,6 +93,10 @@ impl FewCpu {
     async fn end(&mut self, world: &World) -> Result<()> {
         for (&victim, home) in self.victims.iter().zip(&self.homes) {
             let machine = world.machine(victim);
+            let stat = fs::read_to_string(group(machine)?.join("cpu.stat"))?;
+            if stat.lines().any(|line| line == "nr_throttled 0") {
+                bail!("{} has not missed the processor time that was taken from it: {stat}", machine.name);
+            }
             write(&home.join("cgroup.procs"), &machine.process_id().await?.to_string())?;
             fs::remove_dir(group(machine)?)?;
         }
