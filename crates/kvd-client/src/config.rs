@@ -10,8 +10,9 @@ use kvd_types::{
 
 /// How long a connection attempt may take, unless told otherwise.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
-/// How long one node is waited for before another one is asked, unless told otherwise.
-pub const TRY_TIMEOUT_DEFAULT: Duration = Duration::from_millis(1500);
+/// How long one node is waited for before another one is asked, unless told otherwise. A leader that falls silent without a
+/// word is replaced within about as long, so whoever waited for it longer would only lose time.
+pub const TRY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 /// Most endpoints that a client is given.
 pub const ENDPOINTS_MAX: usize = 64;
 

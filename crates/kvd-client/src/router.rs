@@ -59,7 +59,11 @@ impl Router {
     pub(crate) fn take(&self, topology: Topology) -> Result<()> {
         let _taking = self.taking.lock();
         let old = self.map.load_full();
-        if let Some(known) = &old.topology {
+        if let Some(known) = old.topology.as_ref().filter(|known| !known.cluster_id.is_empty()) {
+            if topology.cluster_id.is_empty() {
+                // Of a node that is in no cluster yet: it knows nothing that we don't.
+                return Ok(());
+            }
             if known.cluster_id != topology.cluster_id {
                 return Err(Error::new(
                     ErrorKind::FailedPrecondition,
@@ -264,6 +268,17 @@ mod tests {
         let foreign = Topology { cluster_id: "d".into(), ..topology(9, 2) };
         assert!(router.take(foreign).is_err());
         assert_eq!(router.topology().unwrap().epoch, MetaEpoch(5));
+    }
+
+    #[test]
+    fn nodes_that_are_in_no_cluster_yet_say_nothing_of_it() {
+        let router = Router::new();
+        let unfounded = || Topology { cluster_id: String::new(), nodes: Vec::new(), ..topology(0, 0) };
+        router.take(unfounded()).unwrap();
+        router.take(topology(5, 1)).unwrap();
+        assert_eq!(leader(&router).as_deref(), Some("n1:1"), "the cluster was founded");
+        router.take(unfounded()).unwrap();
+        assert_eq!(router.topology().unwrap().epoch, MetaEpoch(5), "one of its nodes has yet to join");
     }
 
     #[test]
