@@ -6,7 +6,8 @@
 //! integration runs is one that nobody can try. `.ci/run` installs what this needs and calls it.
 //!
 //! # What it deliberately does not do
-//! It changes nothing (formatting and fixing are `cargo fmt` and `cargo clippy --fix`), and it keeps no state.
+//! It changes nothing (formatting and fixing are `cargo fmt` and `cargo clippy --fix`). The only state that it keeps is the
+//! ledger of the long suites, which git ignores.
 
 #![expect(
     clippy::print_stdout,
@@ -17,8 +18,10 @@
 mod arrows;
 mod ci;
 mod fuzz;
+mod ledger;
+mod suites;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +38,14 @@ enum Task {
     Ci,
     /// Which crate may use which, what may stand at the top level, how long a file may be
     Arrows,
+    /// Simulated clusters under faults: `many --seeds 200`, `many --hours 1`, `one --seed 7`
+    Sim(Passed),
+    /// The storage, crashed at each of its operations, and with its bits flipped
+    Crashes(Passed),
+    /// Five real nodes under real faults; needs root
+    Chaos(Passed),
+    /// What simulations, crash points and chaos have come to so far
+    Ledger,
     /// Feeds the decoders of network and disk bytes with inputs that reach ever more of them
     Fuzz {
         /// The target; all of them, if none is named
@@ -46,11 +57,23 @@ enum Task {
     },
 }
 
+/// What a suite's own program is told; its `--help` says what that may be.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+struct Passed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
 fn main() -> ExitCode {
     let passed = match Arguments::parse().task {
         Task::Ci => ci::run(),
         Task::Arrows => arrows::run(),
+        Task::Sim(passed) => suites::SIM.run(&passed.arguments),
+        Task::Crashes(passed) => suites::CRASHES.run(&passed.arguments),
+        Task::Chaos(passed) => suites::CHAOS.run(&passed.arguments),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
+        Task::Ledger => ledger::show(),
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,0 +1,129 @@
+//! The suites that hunt for bugs: simulations, crash points, chaos, fuzzing. Each is a program of its own; here they are built
+//! as each needs it, run, and what they came to is added to the ledger.
+//!
+//! # The approach
+//! Arguments are passed on as they are, so that a program's `--help` is the one place that describes them. A program writes
+//! a summary as JSON to the file that it is told; the ledger keeps it.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use crate::ledger;
+
+/// A program to build and run.
+pub(crate) struct Suite {
+    /// What it is called in the ledger.
+    kind: &'static str,
+    package: &'static str,
+    binary: &'static str,
+    features: &'static [&'static str],
+    /// Flags for the compiler, for this program and all that it is built with.
+    flags: &'static str,
+    /// Where what is built goes, below `target/`: other flags must not undo each other's work.
+    target: &'static str,
+    /// What of the product it runs, built as it is shipped.
+    runs: &'static [&'static str],
+}
+
+/// Simulated clusters. Tokio must be told to take its choices from the seed, and whoever draws a random number must do so where the
+/// simulation can answer.
+pub(crate) const SIM: Suite = Suite {
+    kind: "simulation",
+    package: "kvd-testkit",
+    binary: "kvd-sim",
+    features: &["simulation"],
+    flags: "--cfg tokio_unstable --cfg getrandom_backend=\"linux_getrandom\"",
+    target: "sim",
+    runs: &[],
+};
+
+/// The storage, crashed at each of its operations.
+pub(crate) const CRASHES: Suite = Suite {
+    kind: "crash points",
+    package: "kvd-testkit",
+    binary: "kvd-crashes",
+    features: &["failpoints"],
+    flags: "",
+    target: "crashes",
+    runs: &[],
+};
+
+/// Real processes under real faults.
+pub(crate) const CHAOS: Suite = Suite {
+    kind: "chaos",
+    package: "kvd-tests",
+    binary: "kvd-chaos",
+    features: &[],
+    flags: "",
+    target: "chaos",
+    runs: &["kvd"],
+};
+
+impl Suite {
+    /// Builds it and runs it. Says whether it has found nothing.
+    pub(crate) fn run(&self, arguments: &[OsString]) -> Result<bool> {
+        let root = root()?;
+        self.build(&root, self.package, self.binary, self.features)?;
+        for binary in self.runs {
+            self.build(&root, "kvd-server", binary, &[])?;
+        }
+        let built = self.target_dir(&root).join("sim");
+        let summary = built.join(format!("{}.json", self.binary));
+        if summary.exists() {
+            std::fs::remove_file(&summary).with_context(|| format!("can't remove {}", summary.display()))?;
+        }
+        let mut command = Command::new(built.join(self.binary));
+        command.args(arguments).env("KVD_BIN_DIR", &built).current_dir(&root).stdin(Stdio::null());
+        // A single seed is told, not summed up.
+        if !arguments.iter().any(|argument| argument == "one" || argument == "--help" || argument == "--list")
+        {
+            command.arg("--summary").arg(&summary);
+        }
+        let status = command.status().with_context(|| format!("can't run {}", self.binary))?;
+        if summary.exists() {
+            ledger::add(&root, self.kind, &summary)?;
+        }
+        Ok(status.success())
+    }
+
+    fn build(&self, root: &Path, package: &str, binary: &str, features: &[&str]) -> Result<()> {
+        let mut command = Command::new(cargo());
+        command
+            .args(["build", "--locked", "--quiet", "--profile", "sim", "--package", package, "--bin", binary])
+            .arg("--target-dir")
+            .arg(self.target_dir(root))
+            .current_dir(root)
+            .stdin(Stdio::null());
+        if !features.is_empty() {
+            command.arg("--features").arg(features.join(","));
+        }
+        if !self.flags.is_empty() {
+            command.env("RUSTFLAGS", self.flags);
+        }
+        let built = command.status().with_context(|| format!("can't run cargo to build {binary}"))?;
+        anyhow::ensure!(built.success(), "{binary} was not built");
+        Ok(())
+    }
+
+    fn target_dir(&self, root: &Path) -> PathBuf {
+        let base = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        base.join("suites").join(self.target)
+    }
+}
+
+/// The cargo that runs this.
+pub(crate) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"))
+}
+
+/// The top level of the project.
+pub(crate) fn root() -> Result<PathBuf> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.ancestors().nth(2).context("this crate has moved")?;
+    Ok(root.to_owned())
+}
