@@ -71,9 +71,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
     let mut report = Recovery::default();
     let segments = find_segments(disk, dir, &mut report)?;
     let (last, never_begun) = find_last(&segments)?;
-    // Whoever wrote the header of a segment had synced all before it.
-    let synced_before = never_begun.map_or(0, |header| header.first_write.saturating_sub(1));
-    let unheaded = synced_without_header(&segments, last.map_or(0, |last| last.sequence))?.max(synced_before);
+    let unheaded = synced_without_header(&segments, last.map_or(0, |last| last.sequence))?;
     let (chain, broken) = walk(&segments, last, dir);
 
     let mut replay = Replay::default();
@@ -84,7 +82,11 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
         let Some(segment) = segments.get(&header.sequence) else { continue };
         let limit = match chain.get(at + 1) {
             Some(next) => Limit::At(next.previous_end),
-            None => Limit::Open { synced: unheaded },
+            None => match never_begun.filter(|next| next.previous == header.sequence) {
+                // Whoever wrote that header had synced all before it, and cut off what was torn.
+                Some(next) => Limit::At(next.previous_end),
+                None => Limit::Open { synced: unheaded },
+            },
         };
         let image = read(segment, segment.bytes)?;
         let scan = scan::scan(&image, header.sequence, header.first_write, limit);

@@ -388,6 +388,24 @@ fn a_segment_of_which_only_the_header_was_written_was_never_begun() {
 }
 
 #[test]
+fn what_was_cut_off_stays_off_though_the_next_segment_was_never_begun() {
+    // The last write is torn and cut off, and the next segment begun, of which a power cut keeps the header alone.
+    let disk = crashed_log();
+    let at = records(&disk, 1).iter().filter(|(_, header)| header.kind == Kind::Vote).nth(6).unwrap().0;
+    disk.flip(&segment(1), at, 1).unwrap();
+    drop(open(&disk).unwrap());
+    let rest = disk.bytes(&segment(2)).unwrap().len() - usize::try_from(RECORDS_START).unwrap();
+    disk.open(&segment(2)).unwrap().write_all_at(&vec![0; rest], RECORDS_START).unwrap();
+    for flipped in 0..2 {
+        // Even if the bad bits turn out well now.
+        let recovered = recover(&disk.crash(Crash::Killed));
+        assert!(recovered.report.damaged.is_empty(), "{:?}", recovered.report);
+        assert_eq!(vote_of(&recovered), Some(&b"5"[..]), "flipped back {flipped} times");
+        disk.flip(&segment(1), at, 1).unwrap();
+    }
+}
+
+#[test]
 fn a_synced_segment_that_lost_its_header_is_not_taken_for_a_torn_one() {
     let disk = sim_disk(1);
     let (log, _) = open(&disk).unwrap();
