@@ -5,3 +5,6 @@
 
 pub mod check;
 pub mod history;
+#[cfg(feature = "simulation")]
+pub mod sim;
+pub mod storage;
