@@ -1,97 +1,148 @@
-//! What writers were told, against what is there.
+//! What clients were told, kept as a history and judged as one.
 //!
 //! # The approach
-//! Each key has one writer, which writes one value after the other and never the same twice. So it is known at any
-//! moment which values the key may have: the last one acknowledged, or one of those since whose outcome is unknown. The key's
-//! version counts its writes: it grows by one with each that was acknowledged and by at most one with each that is unknown.
-//! A write that is applied twice shows at the next acknowledgement. After an acknowledged write no earlier one may come
-//! to light any more.
+//! A [`Record`] takes down all that its clients do. [`Writers`] are such clients at work: each has keys of its own, which others
+//! read, all share some keys that they put, delete and compare-and-set as it comes, and all increase the same few counters. Each value
+//! is put once. In the end every key is read, and the checkers of `kvd-testkit` judge the whole: no acknowledged
+//! write is lost or made twice, no read is stale, whatever was killed meanwhile.
 //!
-//! Counters are the opposite case: all writers increase the same few by compare-and-set.
+//! # Invariants
+//! - A key has a few hundred operations at most, then the next one takes its place: the search for an order must come to
+//!   an end.
+//! - A record that is dropped by a failing test is kept in a file, and the command that judges it is shown.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use kvd_client::{Client, Conditional, Error, Record};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kvd_client::{Client, Error, Key, Record as Stored, Result, ShardId};
+use kvd_testkit::{
+    check::check,
+    history::{Answer, Completion, History, Process, Recorder, RecordingClient},
+};
 use tokio::task::JoinSet;
 
 use crate::wait::until;
 
-/// Keys of one writer.
+/// Keys of one writer at a time.
 const KEYS_PER_WRITER: u64 = 40;
-/// Writes in between which a writer increases a counter.
-const WRITES_PER_INCREMENT: u64 = 5;
-/// Counters that all writers share.
+/// Turns after which a writer goes on to other keys.
+const TURNS_PER_KEYS: u64 = 4000;
+/// Turns in between which a writer increases a counter, and uses a shared key.
+const TURNS_PER_SHARED: u64 = 5;
+/// Counters that all writers share at a time.
 const COUNTERS: u64 = 4;
+/// Turns after which a writer goes on to other counters and shared keys.
+const TURNS_PER_COUNTERS: u64 = 400;
+/// Keys that are located at a time.
+const LOCATED_AT_ONCE: usize = 16;
+/// Who reads in the end.
+const READER: Process = Process(1000);
 
-/// What one key may hold.
-#[derive(Clone, Debug, Default)]
-struct Entry {
-    acknowledged: Option<String>,
-    version: u64,
-    /// Values since whose outcome is unknown.
-    unknown: Vec<String>,
+/// What clients do and are told.
+#[derive(Debug)]
+pub struct Record {
+    recorder: Recorder,
 }
 
-impl Entry {
-    fn acknowledge(&mut self, key: &str, value: String, version: u64) {
-        let most = self.version + 1 + self.unknown.len() as u64;
-        assert!(
-            (self.version + 1..=most).contains(&version),
-            "{key}: {value} has version {version} after {self:?}: a write is lost or was made twice"
-        );
-        *self = Self { acknowledged: Some(value), version, unknown: Vec::new() };
+impl Default for Record {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Record {
+    /// A record that is empty.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { recorder: Recorder::real_time() }
     }
 
-    fn check(&self, key: &str, found: Option<&Record>) {
-        let Some(found) = found else {
-            assert!(self.acknowledged.is_none(), "{key} is gone; expected {self:?}");
-            return;
-        };
-        let value = String::from_utf8_lossy(&found.value).into_owned();
-        if self.acknowledged.as_ref() == Some(&value) {
-            assert_eq!(found.version, self.version, "{key}: a value was written twice; expected {self:?}");
+    /// A client all of whose operations are recorded.
+    #[must_use]
+    pub fn client(&self, client: &Client, process: u32) -> RecordingClient {
+        RecordingClient::new(client.clone(), self.recorder.clone(), Process(process))
+    }
+
+    /// Notes what is done to the cluster.
+    pub fn note(&self, text: impl Into<String>) {
+        self.recorder.note(text);
+    }
+
+    /// Judges what has been recorded up to now.
+    ///
+    /// # Panics
+    /// Something in it can't be.
+    pub fn check(&self) -> History {
+        let history = self.recorder.history();
+        assert!(history.operations.iter().any(|it| it.answer().is_some()), "there is nothing to check");
+        let report = check(&history);
+        assert!(report.is_ok(), "{report}");
+        history
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
             return;
         }
-        assert!(self.unknown.contains(&value), "{key} is {value}; expected {self:?}");
-        let most = self.version + self.unknown.len() as u64;
-        assert!((self.version + 1..=most).contains(&found.version), "{key}: {found:?}; expected {self:?}");
+        let file = tempfile::Builder::new().prefix("kvd-history-").suffix(".jsonl").tempfile();
+        let path = file.ok().and_then(|file| file.into_temp_path().keep().ok());
+        match path.map(|path| (self.recorder.history().save(&path), path)) {
+            Some((Ok(()), path)) => eprintln!(
+                "what the clients did and were told is in {0}; to judge it again: \
+                 cargo run -p kvd-testkit --bin kvd-check -- {0}",
+                path.display()
+            ),
+            failed => eprintln!("what the clients did and were told can't be saved: {failed:?}"),
+        }
     }
 }
 
 /// What writers were told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
-    entries: BTreeMap<String, Entry>,
-    /// Per counter: increments acknowledged, and those whose outcome is unknown.
-    counters: BTreeMap<String, (u64, u64)>,
-    refused: u64,
+    record: Record,
 }
 
 /// Writers at work.
 #[derive(Debug)]
 pub struct Writers {
+    record: Record,
     acknowledged: Vec<Arc<AtomicU64>>,
     stop: Arc<AtomicBool>,
-    tasks: JoinSet<Ledger>,
+    tasks: JoinSet<()>,
 }
 
 impl Writers {
     /// Starts so many writers.
     #[must_use]
     pub fn start(client: &Client, count: usize) -> Self {
+        let record = Record::new();
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::default()).collect();
         let mut tasks = JoinSet::new();
-        for (number, acknowledged) in acknowledged.iter().enumerate() {
-            tasks.spawn(write(client.clone(), number, Arc::clone(&stop), Arc::clone(acknowledged)));
+        for (number, acknowledged) in (0..).zip(&acknowledged) {
+            let writer = Writer {
+                client: record.client(client, number),
+                number: number.into(),
+                writers: count as u64,
+                acknowledged: Arc::clone(acknowledged),
+            };
+            tasks.spawn(writer.run(Arc::clone(&stop)));
         }
-        Self { acknowledged, stop, tasks }
+        Self { record, acknowledged, stop, tasks }
+    }
+
+    /// Notes what is done to the cluster.
+    pub fn note(&self, text: impl Into<String>) {
+        self.record.note(text);
     }
 
     /// Waits until each of them has had so many more writes acknowledged.
@@ -110,80 +161,102 @@ impl Writers {
         self.acknowledged.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
-    /// Stops them after the writes that are under way, and gives what they were told.
+    /// Stops them after what is under way, and gives what they were told.
     ///
     /// # Panics
-    /// What a writer was told can't be.
+    /// A writer was told what can't be.
     pub async fn stop(self) -> Ledger {
         self.stop.store(true, Ordering::Relaxed);
-        let mut all = Ledger::default();
-        for ledger in self.tasks.join_all().await {
-            all.entries.extend(ledger.entries);
-            for (counter, (done, unknown)) in ledger.counters {
-                let sum = all.counters.entry(counter).or_default();
-                *sum = (sum.0 + done, sum.1 + unknown);
-            }
-            all.refused += ledger.refused;
-        }
-        all
+        self.tasks.join_all().await;
+        Ledger { record: self.record }
     }
 }
 
-async fn write(client: Client, writer: usize, stop: Arc<AtomicBool>, acknowledged: Arc<AtomicU64>) -> Ledger {
-    let mut ledger = Ledger::default();
-    for turn in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let key = format!("writer-{writer}/{}", turn % KEYS_PER_WRITER);
-        let value = format!("{writer}.{turn}");
-        let entry = ledger.entries.entry(key.clone()).or_default();
-        match client.put(&key, &value).await {
-            Ok(put) => {
-                entry.acknowledge(&key, value, put.version);
-                acknowledged.fetch_add(1, Ordering::Relaxed);
+/// One of them.
+struct Writer {
+    client: RecordingClient,
+    number: u64,
+    writers: u64,
+    /// Puts to its own keys.
+    acknowledged: Arc<AtomicU64>,
+}
+
+impl Writer {
+    async fn run(self, stop: Arc<AtomicBool>) {
+        for turn in 0.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
             }
-            Err(error) if error.outcome_unknown() => entry.unknown.push(value),
-            Err(error) => ledger.note_refusal(&error),
-        }
-        if turn % WRITES_PER_INCREMENT == 0 {
-            ledger.increase(&client, &format!("counter-{}", turn / WRITES_PER_INCREMENT % COUNTERS)).await;
+            let value = format!("{}.{turn}", self.number);
+            let key = own_key(self.number, turn);
+            if tell(self.client.put(&key, &value).await).is_some() {
+                self.acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+            // Somebody reads what somebody writes.
+            let other = (self.number + turn) % self.writers;
+            tell(self.client.get(own_key(other, turn)).await);
+            if turn % TURNS_PER_SHARED == 0 {
+                self.increase(&counter(turn)).await;
+                self.share(turn, &format!("{value}s")).await;
+            }
         }
     }
-    ledger
+
+    /// Increases a counter by one, if nobody else does meanwhile.
+    async fn increase(&self, counter: &str) {
+        let Some(current) = tell(self.client.get(counter).await) else { return };
+        let next = (current.as_ref().map_or(0, number) + 1).to_string();
+        tell(match &current {
+            None => self.client.put_if_absent(counter, next).await,
+            Some(stored) => self.client.put_if_revision(counter, next, stored.revision).await,
+        });
+    }
+
+    /// Does something to a key that everybody uses.
+    async fn share(&self, turn: u64, value: &str) {
+        let key = format!("shared-{}", turn / TURNS_PER_COUNTERS);
+        match (turn / TURNS_PER_SHARED + self.number) % 5 {
+            0 => drop(tell(self.client.put(&key, value).await)),
+            1 => drop(tell(self.client.delete(&key).await)),
+            2 => drop(tell(self.client.put_if_absent(&key, value).await)),
+            _ => {
+                let Some(Some(stored)) = tell(self.client.get(&key).await) else { return };
+                let revision = stored.revision;
+                match turn / TURNS_PER_SHARED % 2 {
+                    0 => drop(tell(self.client.put_if_revision(&key, value, revision).await)),
+                    _ => drop(tell(self.client.delete_if_revision(&key, revision).await)),
+                }
+            }
+        }
+    }
+}
+
+fn own_key(writer: u64, turn: u64) -> String {
+    format!("writer-{writer}/{}/{}", turn / TURNS_PER_KEYS, turn % KEYS_PER_WRITER)
+}
+
+fn counter(turn: u64) -> String {
+    format!("{COUNTER}{}/{}", turn / TURNS_PER_COUNTERS, turn / TURNS_PER_SHARED % COUNTERS)
+}
+
+const COUNTER: &str = "counter-";
+
+/// What came of a request, if it was answered. A refusal must be one that may pass.
+fn tell<T>(result: Result<T>) -> Option<T> {
+    let may_pass = |error: &Error| error.is_retryable() || error.outcome_unknown();
+    match result {
+        Ok(answer) => Some(answer),
+        Err(error) if may_pass(&error) => None,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 impl Ledger {
-    /// Increases a counter by one, if nobody else does meanwhile.
-    async fn increase(&mut self, client: &Client, counter: &str) {
-        let current = match client.get(counter).await {
-            Ok(current) => current,
-            Err(error) => return self.note_refusal(&error),
-        };
-        let next = (current.as_ref().map_or(0, number) + 1).to_string();
-        let put = client.put(counter, next);
-        let put = match &current {
-            None => put.if_absent(),
-            Some(record) => put.if_revision(record.revision),
-        };
-        let told = self.counters.entry(counter.to_owned()).or_default();
-        match put.await {
-            Ok(Conditional::Done(_)) => told.0 += 1,
-            Ok(Conditional::Failed { .. }) => {}
-            Err(error) if error.outcome_unknown() => told.1 += 1,
-            Err(error) => self.note_refusal(&error),
-        }
-    }
-
-    fn note_refusal(&mut self, error: &Error) {
-        assert!(error.is_retryable(), "{error}");
-        self.refused += 1;
-    }
-
-    /// How many writes were acknowledged or may have been made.
+    /// How many writes were acknowledged.
     #[must_use]
-    pub fn len(&self) -> u64 {
-        self.entries.values().map(|entry| entry.version).sum()
+    pub fn len(&self) -> usize {
+        let made = |answer: &Answer| matches!(answer, Answer::Put { .. } | Answer::Deleted { .. });
+        self.history().operations.iter().filter(|it| it.answer().is_some_and(made)).count()
     }
 
     /// Whether none were.
@@ -194,38 +267,53 @@ impl Ledger {
 
     /// Requests that were certainly not carried out.
     #[must_use]
-    pub const fn refused(&self) -> u64 {
-        self.refused
+    pub fn refused(&self) -> usize {
+        let is_refused = |completion: &Completion| matches!(completion, Completion::Fail(_));
+        self.history().operations.iter().filter(|it| is_refused(&it.completion)).count()
     }
 
-    /// Writes whose outcome is unknown and that nobody has written over.
+    /// Writes whose outcome is unknown.
     #[must_use]
     pub fn unknown(&self) -> usize {
-        self.entries.values().map(|entry| entry.unknown.len()).sum()
+        self.history().operations.iter().filter(|it| it.is_unknown()).count()
     }
 
-    /// Checks every key that was written, one by one and by batch.
+    /// What they did and were told.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.record.recorder.history()
+    }
+
+    /// Reads every key that was used, and judges all there is.
     ///
     /// # Panics
-    /// One isn't as it must be.
+    /// Something isn't as it must be.
     pub async fn check(&self, client: &Client) {
-        let found = client.batch_get(self.entries.keys()).await.expect("the keys can be read");
-        for ((key, entry), found) in self.entries.iter().zip(&found) {
-            entry.check(key, found.as_ref());
+        let history = self.history();
+        let keys: BTreeSet<&Key> = history.operations.iter().map(|operation| &operation.key).collect();
+        let located: Vec<(&Key, ShardId)> =
+            stream::iter(keys.iter().filter(|&&key| !history.shards.contains_key(key)))
+                .map(async |&key| Result::<_>::Ok((key, client.locate(key).await?.shard.id)))
+                .buffer_unordered(LOCATED_AT_ONCE)
+                .try_collect()
+                .await
+                .expect("the keys can be located");
+        for (key, shard) in located {
+            self.record.recorder.set_shard(key.clone(), shard);
         }
-        for (counter, (done, unknown)) in &self.counters {
-            let found = client.get(counter).await.expect("a counter can be read");
-            let value = found.as_ref().map_or(0, number);
-            assert!(
-                (*done..=done + unknown).contains(&value),
-                "{counter} is {value} after {done} increments and {unknown} unknown ones"
-            );
-            let version = found.map_or(0, |record| record.version);
-            assert_eq!(version, value, "{counter} was written more often than increased");
+        let reader = self.record.client(client, READER.0);
+        let found = reader.batch_get(keys.iter().copied()).await.expect("the keys can be read");
+        for (key, stored) in keys.iter().zip(&found) {
+            let Some(stored) = stored.as_ref().filter(|_| key.as_bytes().starts_with(COUNTER.as_bytes()))
+            else {
+                continue;
+            };
+            assert_eq!(stored.version, number(stored), "{key} was written more often than increased");
         }
+        self.record.check();
     }
 }
 
-fn number(record: &Record) -> u64 {
-    String::from_utf8_lossy(&record.value).parse().expect("a counter holds a number")
+fn number(stored: &Stored) -> u64 {
+    String::from_utf8_lossy(&stored.value).parse().expect("a counter holds a number")
 }

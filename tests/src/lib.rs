@@ -10,7 +10,7 @@
 //! it fails, the end of each process's log is shown. Nothing outlives the test: each process is killed when its handle
 //! is dropped, and ends by itself should the test be killed, because its standard input closes then.
 //!
-//! A [`Ledger`] keeps count of what writers were told, and checks it against what is there in the end.
+//! A [`Record`] keeps what clients did and were told, and has it judged; [`Writers`] are such clients at work.
 //!
 //! # Invariants
 //! - One cluster runs at a time on a machine, however many tests there are: see [`Turn`].
@@ -44,7 +44,7 @@ mod wait;
 pub use binaries::{kvctl, kvd};
 pub use cluster::{Builder, Cluster};
 pub use http::{Answer, request};
-pub use ledger::{Ledger, Writers};
+pub use ledger::{Ledger, Record, Writers};
 pub use node::Node;
 pub use ports::free_ports;
 pub use process::{Process, run, signal_process};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use kvd_client::{Client, ErrorKind, NodeId};
-use kvd_tests::{Cluster, until};
+use kvd_tests::{Cluster, Record, until};
 use reqwest::Method;
 use tokio::time::Instant;
 
@@ -13,19 +13,23 @@ async fn a_majority_serves_and_a_minority_refuses_until_the_others_return() {
     /// For the machine, which may be busy.
     const SLACK: Duration = Duration::from_secs(6);
     let mut cluster = Cluster::of(3).start().await;
-    let patient = cluster.client().await;
+    let client = cluster.client().await;
+    let record = Record::new();
+    let patient = record.client(&client, 0);
     for number in 0..50 {
         patient.put(format!("key-{number}"), "before").await.unwrap();
     }
 
     cluster.node_mut(2).kill();
+    record.note("one node is killed");
     for number in 0..50 {
         patient.put(format!("key-{number}"), "with two").await.unwrap();
         assert_eq!(patient.get(format!("key-{number}")).await.unwrap().unwrap().value, "with two");
     }
 
     cluster.node_mut(1).kill();
-    let hasty = cluster.client_with_deadline(DEADLINE).await;
+    record.note("two nodes are killed");
+    let hasty = record.client(&cluster.client_with_deadline(DEADLINE).await, 1);
     for number in 0..3 {
         let asked = Instant::now();
         let error = hasty.get(format!("key-{number}")).await.unwrap_err();
@@ -64,7 +68,9 @@ async fn a_majority_serves_and_a_minority_refuses_until_the_others_return() {
         assert_eq!(patient.get(format!("key-{number}")).await.unwrap().unwrap().value, "with two");
         patient.put(format!("key-{number}"), "after").await.unwrap();
     }
-    cluster.agreed(&patient).await;
+    patient.batch_get((0..3).map(|number| format!("alone-{number}"))).await.unwrap();
+    record.check();
+    cluster.agreed(&client).await;
 }
 
 /// Waits until each node leads a third of the shards.

@@ -1,8 +1,8 @@
 //! A node that was away for long gets what it missed.
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kvd_client::Client;
-use kvd_tests::Cluster;
+use kvd_testkit::history::RecordingClient;
+use kvd_tests::{Cluster, Record};
 
 const KEYS: u32 = 100_000;
 /// Writes under way at a time. Few, so that log entries are small and many: what a follower lacks must be more than the
@@ -15,9 +15,9 @@ fn value(number: u32) -> String {
     format!("{number}{:PADDING$}", "")
 }
 
-async fn write_all(client: &Client) {
+async fn write_all(client: &RecordingClient) {
     let writes = stream::iter(0..KEYS)
-        .map(|number| client.put(format!("key-{number:06}"), value(number)).into_future())
+        .map(|number| client.put(format!("key-{number:06}"), value(number)))
         .buffer_unordered(IN_FLIGHT);
     writes.try_for_each(|_| async { Ok(()) }).await.unwrap();
 }
@@ -32,7 +32,9 @@ async fn a_node_that_missed_100_000_writes_catches_up_by_checkpoint() {
         .await;
     let client = cluster.client().await;
     cluster.node_mut(2).kill();
-    write_all(&client).await;
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
+    write_all(&recorded).await;
 
     cluster.node_mut(2).start();
     cluster.ready().await;
@@ -44,8 +46,10 @@ async fn a_node_that_missed_100_000_writes_catches_up_by_checkpoint() {
     cluster.node_mut(0).kill();
     let rows: Vec<_> = client.scan_all().stream().try_collect().await.unwrap();
     assert_eq!(rows.len(), KEYS as usize);
-    for (number, (key, record)) in (0..).zip(&rows) {
+    for (number, (key, stored)) in (0..).zip(&rows) {
         assert_eq!(key.as_bytes(), format!("key-{number:06}").as_bytes());
-        assert_eq!(record.value, value(number));
+        assert_eq!(stored.value, value(number));
     }
+    recorded.batch_get((0..KEYS).map(|number| format!("key-{number:06}"))).await.unwrap();
+    record.check();
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use kvd_client::Client;
-use kvd_tests::{Cluster, until};
+use kvd_tests::{Cluster, Record, until};
 use kvd_types::ReplicaId;
 
 const KEYS: usize = 3000;
@@ -61,11 +61,13 @@ fn flip_in_each_page(path: &Path) {
 }
 
 /// A cluster that holds all keys and some checkpoints, stopped.
-async fn stopped_cluster() -> (Cluster, Client) {
+async fn stopped_cluster() -> (Cluster, Client, Record) {
     let mut cluster =
         Cluster::of(3).set("cluster-shards", "2").set("storage-checkpoint-log-bytes", "1MiB").start().await;
     let client = cluster.client().await;
-    let writes = (0..KEYS).map(|number| client.put(key(number), value(number)).into_future());
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
+    let writes = (0..KEYS).map(|number| recorded.put(key(number), value(number)));
     futures::future::try_join_all(writes).await.unwrap();
     until("a checkpoint of each shard", async || {
         let status = cluster.status(&client, ROTTEN).await?;
@@ -79,7 +81,7 @@ async fn stopped_cluster() -> (Cluster, Client) {
     .await;
     cluster.agreed(&client).await;
     cluster.stop_all().await;
-    (cluster, client)
+    (cluster, client, record)
 }
 
 /// The replicas that the cluster has placed on the rotten node.
@@ -91,7 +93,7 @@ async fn placed(cluster: &Cluster, client: &Client) -> BTreeSet<ReplicaId> {
 }
 
 /// Makes the rotten node lead all shards, and reads everything.
-async fn check_through_the_rotten_node(cluster: &Cluster, client: &Client) {
+async fn check_through_the_rotten_node(cluster: &Cluster, client: &Client, record: &Record) {
     let id = cluster.id(client, ROTTEN).await;
     let shards: Vec<_> =
         client.status().await.unwrap().topology.shards.iter().map(|shard| shard.id).collect();
@@ -102,20 +104,22 @@ async fn check_through_the_rotten_node(cluster: &Cluster, client: &Client) {
         .await;
     }
     // Reading may find more, and then it is mended while others lead.
+    let recorded = record.client(client, 1);
     let found = until("all to be read", async || {
-        client.batch_get((0..KEYS).map(key)).await.map_err(|error| error.to_string())
+        recorded.batch_get((0..KEYS).map(key)).await.map_err(|error| error.to_string())
     })
     .await;
     for (number, record) in found.iter().enumerate() {
         let record = record.as_ref().unwrap_or_else(|| panic!("{} is gone", key(number)));
         assert!(record.value == value(number), "{} has a wrong value", key(number));
     }
+    record.check();
     cluster.agreed(client).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_bit_in_the_log_is_found_and_mended() {
-    let (mut cluster, client) = stopped_cluster().await;
+    let (mut cluster, client, record) = stopped_cluster().await;
     let mut segments = files(&cluster.node(ROTTEN).data_dir().join("log"));
     segments.sort();
     let flipped = segments.iter().filter(|segment| flip_in_the_middle(segment)).count();
@@ -124,12 +128,12 @@ async fn a_flipped_bit_in_the_log_is_found_and_mended() {
     cluster.start_all();
     cluster.node(ROTTEN).says("damaged", 0).await;
     cluster.ready().await;
-    check_through_the_rotten_node(&cluster, &client).await;
+    check_through_the_rotten_node(&cluster, &client, &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_whose_checkpoints_and_rows_are_damaged_are_replaced() {
-    let (mut cluster, client) = stopped_cluster().await;
+    let (mut cluster, client, record) = stopped_cluster().await;
     cluster.start_all();
     cluster.ready().await;
     let before = placed(&cluster, &client).await;
@@ -152,19 +156,19 @@ async fn replicas_whose_checkpoints_and_rows_are_damaged_are_replaced() {
         }
     })
     .await;
-    check_through_the_rotten_node(&cluster, &client).await;
+    check_through_the_rotten_node(&cluster, &client, &record).await;
 }
 
 /// Lets some of the engine's files rot, starts all nodes, and gives which they are and a client.
-async fn rot_of_the_engine(rots: impl Fn(&Path) -> bool) -> (Cluster, Client) {
-    let (mut cluster, client) = stopped_cluster().await;
+async fn rot_of_the_engine(rots: impl Fn(&Path) -> bool) -> (Cluster, Client, Record) {
+    let (mut cluster, client, record) = stopped_cluster().await;
     let all = files(&cluster.node(ROTTEN).data_dir().join("state"));
     let rotten: Vec<_> =
         all.iter().filter(|path| fs::metadata(path).unwrap().len() > 0 && rots(path)).collect();
     assert!(!rotten.is_empty(), "{all:?}");
     rotten.into_iter().for_each(|file| flip_in_each_page(file));
     cluster.start_all();
-    (cluster, client)
+    (cluster, client, record)
 }
 
 fn is_in(path: &Path, dir: &str) -> bool {
@@ -178,7 +182,7 @@ async fn a_node_that_reads_rotten_rows_stops_and_rebuilds_them_when_started_agai
         let size = path.file_name().and_then(|name| name.to_str()?.parse::<usize>().ok());
         is_in(path, "slabs") && size.is_some_and(|size| size >= PAGE_BYTES)
     };
-    let (mut cluster, client) = rot_of_the_engine(holds_leaves).await;
+    let (mut cluster, client, record) = rot_of_the_engine(holds_leaves).await;
     // Some are read as the replicas are opened, the others when somebody asks for them.
     until("the rot to be met", async || {
         let found = client.batch_get((0..KEYS).map(key)).await.unwrap();
@@ -200,21 +204,21 @@ async fn a_node_that_reads_rotten_rows_stops_and_rebuilds_them_when_started_agai
     cluster.start_all();
     cluster.node(ROTTEN).says("it is put aside and rebuilt", 0).await;
     cluster.ready().await;
-    check_through_the_rotten_node(&cluster, &client).await;
+    check_through_the_rotten_node(&cluster, &client, &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rot_in_all_that_the_engine_reads_at_the_start_is_found_and_mended() {
-    let (cluster, client) = rot_of_the_engine(|path| is_in(path, "slabs")).await;
+    let (cluster, client, record) = rot_of_the_engine(|path| is_in(path, "slabs")).await;
     cluster.node(ROTTEN).says("it is put aside and rebuilt", 0).await;
     cluster.ready().await;
-    check_through_the_rotten_node(&cluster, &client).await;
+    check_through_the_rotten_node(&cluster, &client, &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rot_in_what_points_to_rows_is_survived() {
     // To the engine it may look like an early end, which is no damage: then the log brings the rows up to date.
-    let (cluster, client) = rot_of_the_engine(|path| is_in(path, "metadata")).await;
+    let (cluster, client, record) = rot_of_the_engine(|path| is_in(path, "metadata")).await;
     cluster.ready().await;
-    check_through_the_rotten_node(&cluster, &client).await;
+    check_through_the_rotten_node(&cluster, &client, &record).await;
 }

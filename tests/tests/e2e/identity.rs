@@ -2,8 +2,8 @@
 
 use std::{fs, path::Path};
 
-use kvd_client::Client;
-use kvd_tests::{Cluster, Node, run};
+use kvd_testkit::history::RecordingClient;
+use kvd_tests::{Cluster, Node, Record, run};
 
 /// Copies a directory with all that is in it.
 fn copy(from: &Path, to: &Path) {
@@ -28,13 +28,13 @@ async fn refused(node: &mut Node, parts: &[&str]) {
     assert!(told, "no error with {parts:?} in:\n{log}");
 }
 
-async fn write(client: &Client, value: &str) {
+async fn write(client: &RecordingClient, value: &str) {
     for number in 0..20 {
         client.put(format!("key-{number}"), value).await.unwrap();
     }
 }
 
-async fn check(client: &Client, value: &str) {
+async fn check(client: &RecordingClient, value: &str) {
     for number in 0..20 {
         assert_eq!(client.get(format!("key-{number}")).await.unwrap().unwrap().value, value);
     }
@@ -44,7 +44,9 @@ async fn check(client: &Client, value: &str) {
 async fn a_node_whose_log_is_gone_is_refused_and_comes_back_with_an_empty_directory() {
     let mut cluster = Cluster::of(3).start().await;
     let client = cluster.client().await;
-    write(&client, "value").await;
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
+    write(&recorded, "value").await;
     assert!(cluster.node_mut(2).stop().await.success());
     let data_dir = cluster.node(2).data_dir();
     fs::remove_dir_all(data_dir.join("log")).unwrap();
@@ -56,15 +58,16 @@ async fn a_node_whose_log_is_gone_is_refused_and_comes_back_with_an_empty_direct
     .await;
 
     // As it says. The others have served all the while.
-    write(&client, "more").await;
+    write(&recorded, "more").await;
     let lost = cluster.id(&client, 2).await;
     fs::remove_dir_all(&data_dir).unwrap();
     cluster.node_mut(2).start();
     cluster.ready().await;
     cluster.agreed(&client).await;
-    check(&client, "more").await;
+    check(&recorded, "more").await;
     let nodes = client.status().await.unwrap().topology.nodes;
     assert!(nodes.len() == 3 && nodes.iter().all(|node| node.id != lost), "it is a new node: {nodes:?}");
+    record.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,10 +97,13 @@ async fn a_node_whose_identity_is_gone_is_refused() {
 async fn another_clusters_disk_is_refused_by_the_peers() {
     let mut cluster = Cluster::of(3).start().await;
     let client = cluster.client().await;
-    write(&client, "ours").await;
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
+    write(&recorded, "ours").await;
     let mut strangers = Cluster::of(3).beside(&cluster).start().await;
     let theirs = strangers.client().await;
-    write(&theirs, "theirs").await;
+    let their_record = Record::new();
+    write(&their_record.client(&theirs, 0), "theirs").await;
     theirs.close().await;
     strangers.stop_all().await;
 
@@ -108,8 +114,8 @@ async fn another_clusters_disk_is_refused_by_the_peers() {
     cluster.node_mut(2).set("data-dir", stranger);
     cluster.node_mut(2).start();
     cluster.node(2).says("belongs to another cluster", 0).await;
-    write(&client, "ours still").await;
-    check(&client, "ours still").await;
+    write(&recorded, "ours still").await;
+    check(&recorded, "ours still").await;
     let answer = cluster.node(2).get("/readyz").await.unwrap();
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(cluster.node_mut(2).stop().await.success());
@@ -121,13 +127,17 @@ async fn another_clusters_disk_is_refused_by_the_peers() {
     cluster.agreed(&client).await;
     strangers.start_all();
     strangers.ready().await;
-    check(&strangers.client().await, "theirs").await;
+    check(&their_record.client(&strangers.client().await, 1), "theirs").await;
+    their_record.check();
+    record.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_a_wrong_token_never_joins() {
     let cluster = Cluster::of(3).variable("KVD_CLUSTER_TOKEN", "right").start().await;
     let client = cluster.client().await;
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
     let mut stranger = cluster.another("stranger");
     stranger.set_variable("KVD_CLUSTER_TOKEN", "wrong");
     stranger.start();
@@ -135,7 +145,7 @@ async fn a_node_with_a_wrong_token_never_joins() {
     // It goes on asking, and is not let in, nor does it found a cluster of its own.
     let answer = stranger.get("/readyz").await.unwrap();
     assert_eq!((answer.status, answer.body.contains("in no cluster")), (503, true), "{answer:?}");
-    write(&client, "value").await;
+    write(&recorded, "value").await;
     assert_eq!(client.status().await.unwrap().topology.nodes.len(), 3);
     assert!(!stranger.log().contains("wrong"), "a secret is in the log");
 
@@ -145,6 +155,7 @@ async fn a_node_with_a_wrong_token_never_joins() {
     stranger.start();
     stranger.ready().await;
     stranger.says("joined the cluster", 0).await;
+    record.check();
 }
 
 /// A start that fails because of the configuration, with a message that has all these parts.
@@ -181,7 +192,9 @@ async fn a_configuration_that_cant_be_is_refused_with_everything_that_is_wrong()
 async fn a_cloned_disk_is_refused_and_the_healthy_node_goes_on() {
     let mut cluster = Cluster::of(3).start().await;
     let client = cluster.client().await;
-    write(&client, "before").await;
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
+    write(&recorded, "before").await;
     assert!(cluster.node_mut(1).stop().await.success());
     let mut clone = cluster.another("clone");
     copy(&cluster.node(1).data_dir(), &clone.data_dir());
@@ -191,16 +204,19 @@ async fn a_cloned_disk_is_refused_and_the_healthy_node_goes_on() {
 
     clone.start();
     refused(&mut clone, &["copy of this data directory", "Leave the other one running"]).await;
-    write(&client, "after").await;
-    check(&client, "after").await;
+    write(&recorded, "after").await;
+    check(&recorded, "after").await;
     assert!(cluster.node_mut(1).runs(), "the healthy one goes on");
     cluster.agreed(&client).await;
+    record.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_copy_of_a_disk_is_refused() {
     let mut cluster = Cluster::of(3).start().await;
     let client = cluster.client().await;
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
     assert!(cluster.node_mut(1).stop().await.success());
     let data_dir = cluster.node(1).data_dir();
     let old = cluster.dir().join("old");
@@ -208,7 +224,7 @@ async fn an_old_copy_of_a_disk_is_refused() {
     for _ in 0..2 {
         cluster.node_mut(1).start();
         cluster.ready().await;
-        write(&client, "value").await;
+        write(&recorded, "value").await;
         cluster.agreed(&client).await;
         assert!(cluster.node_mut(1).stop().await.success());
     }
@@ -218,7 +234,7 @@ async fn an_old_copy_of_a_disk_is_refused() {
     fs::rename(&old, &data_dir).unwrap();
     cluster.node_mut(1).start();
     refused(cluster.node_mut(1), &["old copy was put back"]).await;
-    check(&client, "value").await;
+    check(&recorded, "value").await;
 
     // The right one is still welcome.
     fs::remove_dir_all(&data_dir).unwrap();
@@ -226,5 +242,6 @@ async fn an_old_copy_of_a_disk_is_refused() {
     cluster.node_mut(1).start();
     cluster.ready().await;
     cluster.agreed(&client).await;
-    check(&client, "value").await;
+    check(&recorded, "value").await;
+    record.check();
 }

@@ -1,7 +1,7 @@
 //! No acknowledged write is lost and none is made twice, whichever processes are killed or held up.
 
 use kvd_client::Client;
-use kvd_tests::{Cluster, Writers};
+use kvd_tests::{Cluster, Record, Writers};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -32,6 +32,7 @@ async fn acknowledged_writes_outlive_the_kill_of_any_node() {
     let victims = [busiest(&cluster, &client).await, 0, 1, 2];
     for victim in victims {
         cluster.node_mut(victim).kill();
+        writers.note(format!("node {victim}, counted from 0, is killed"));
         // The other two go on alone.
         writers.progress(20).await;
         cluster.node_mut(victim).start();
@@ -51,6 +52,7 @@ async fn acknowledged_writes_outlive_the_kill_of_all_nodes_at_once() {
     for _ in 0..3 {
         writers.progress(50).await;
         cluster.kill_all();
+        writers.note("all nodes are killed");
         cluster.start_all();
         cluster.ready().await;
     }
@@ -71,14 +73,17 @@ async fn a_leader_that_was_paused_does_not_answer_from_the_past() {
     const KEYS: usize = 24;
     let cluster = Cluster::of(3).start().await;
     let client = cluster.client().await;
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
     for number in 0..KEYS {
-        client.put(format!("key-{number}"), "before").await.unwrap();
+        recorded.put(format!("key-{number}"), "before").await.unwrap();
     }
     let paused = busiest(&cluster, &client).await;
     cluster.node(paused).pause();
+    record.note("a leader is paused");
     // Only others can take these.
     for number in 0..KEYS {
-        client.put(format!("key-{number}"), "after").await.unwrap();
+        recorded.put(format!("key-{number}"), "after").await.unwrap();
     }
     // These wait at the paused node, to be served the moment it wakes, when it has heard of nothing yet.
     let mut early = Vec::new();
@@ -98,5 +103,7 @@ async fn a_leader_that_was_paused_does_not_answer_from_the_past() {
     }
     assert!(answered > 0, "none was answered at all");
     cluster.ready().await;
+    recorded.batch_get((0..KEYS).map(|number| format!("key-{number}"))).await.unwrap();
+    record.check();
     cluster.agreed(&client).await;
 }

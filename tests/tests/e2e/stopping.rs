@@ -6,7 +6,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
 };
 
-use kvd_tests::{Cluster, Writers, run};
+use kvd_tests::{Cluster, Record, Writers, run};
 use rustix::process::Signal;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -16,6 +16,7 @@ async fn a_rolling_restart_is_not_noticed() {
     let mut writers = Writers::start(&client, 8);
     writers.progress(20).await;
     for index in 0..3 {
+        writers.note(format!("node {index}, counted from 0, is stopped"));
         let status = cluster.node_mut(index).stop().await;
         assert_eq!(status.code(), Some(0), "{status}");
         writers.progress(20).await;
@@ -41,8 +42,10 @@ async fn a_rolling_restart_is_not_noticed() {
 async fn leaders_are_handed_over_before_a_node_stops() {
     let mut cluster = Cluster::of(3).start().await;
     let client = cluster.client().await;
+    let record = Record::new();
+    let recorded = record.client(&client, 0);
     for number in 0..20 {
-        client.put(format!("key-{number}"), "value").await.unwrap();
+        recorded.put(format!("key-{number}"), "value").await.unwrap();
     }
     cluster.agreed(&client).await;
     assert!(cluster.node_mut(0).stop().await.success());
@@ -52,6 +55,8 @@ async fn leaders_are_handed_over_before_a_node_stops() {
         rest.split_whitespace().next().unwrap().parse().unwrap()
     };
     assert_eq!(count("leaders"), count("handed_over"), "{line}");
+    recorded.batch_get((0..20).map(|number| format!("key-{number}"))).await.unwrap();
+    record.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,6 +83,8 @@ async fn a_second_signal_ends_a_node_that_still_waits_for_requests() {
 async fn a_second_process_on_one_data_directory_is_refused_and_the_first_one_goes_on() {
     let cluster = Cluster::of(1).start().await;
     let client = cluster.client().await;
+    let record = Record::new();
+    let client = record.client(&client, 0);
     client.put("key", "value").await.unwrap();
     // The same directory, other ports.
     let mut second = cluster.another("second");
@@ -95,4 +102,5 @@ async fn a_second_process_on_one_data_directory_is_refused_and_the_first_one_goe
 
     client.put("key", "more").await.unwrap();
     assert_eq!(client.get("key").await.unwrap().unwrap().value, "more");
+    record.check();
 }
