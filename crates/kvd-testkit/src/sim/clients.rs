@@ -1,0 +1,309 @@
+//! The simulated clients: kvd's own client library on hosts of their own, doing what workloads say and recording it all.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use kvd_client::{Client, NodeId, Record, ReplicaStatus, ShardId, Topology};
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use turmoil::Sim;
+
+use super::{cluster::Shape, network::SimDial, witness::Witness, workload};
+use crate::history::{Process, Recorder, RecordingClient};
+
+/// How long a client tries a request.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(3);
+/// Between two looks of the administrator at the cluster.
+const LOOK_INTERVAL: Duration = Duration::from_millis(400);
+const RETRY_PAUSE: Duration = Duration::from_millis(150);
+
+/// What all clients share.
+pub(crate) struct Clients {
+    pub(crate) recorder: Recorder,
+    /// The names of their hosts.
+    pub(crate) hosts: Vec<Arc<str>>,
+    endpoints: Vec<String>,
+    seed: AtomicU64,
+    stop: AtomicBool,
+    /// Operations of each process that were answered.
+    answered: Vec<AtomicU64>,
+    /// Processes at work.
+    working: AtomicU64,
+    admin: Mutex<Admin>,
+}
+
+/// A process at work, until it ends or its host dies.
+struct Working(Arc<Clients>);
+
+impl Working {
+    fn begin(clients: &Arc<Clients>) -> Self {
+        clients.working.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(clients))
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.working.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the administrator knows and is asked for.
+#[derive(Default)]
+struct Admin {
+    topology: Option<Arc<Topology>>,
+    replicas: Vec<(NodeId, ReplicaStatus)>,
+    /// How many nodes answered the last look.
+    nodes_seen: usize,
+    moves: Vec<(ShardId, NodeId)>,
+    reads: Option<Vec<String>>,
+    rows: Option<Vec<Option<Record>>>,
+}
+
+impl Clients {
+    pub(crate) fn start(
+        sim: &mut Sim<'static>,
+        endpoints: Vec<String>,
+        shape: Shape,
+        seed: u64,
+        witness: Arc<Witness>,
+    ) -> Arc<Self> {
+        let names: Vec<Arc<str>> =
+            (0..shape.clients).map(|number| format!("client-{}", number + 1).into()).collect();
+        let clock = || {
+            let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+            u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+        };
+        let clients = Arc::new(Self {
+            recorder: Recorder::with_clock(clock),
+            hosts: names.iter().cloned().chain(["admin".into()]).collect(),
+            endpoints,
+            seed: AtomicU64::new(seed),
+            stop: AtomicBool::new(false),
+            answered: (0..shape.clients * shape.processes_per_client).map(|_| AtomicU64::new(0)).collect(),
+            working: AtomicU64::new(0),
+            admin: Mutex::default(),
+        });
+        for (number, name) in names.iter().enumerate() {
+            let (shared, witness) = (Arc::clone(&clients), Arc::clone(&witness));
+            sim.host(&**name, move || {
+                let processes =
+                    number * shape.processes_per_client..(number + 1) * shape.processes_per_client;
+                Arc::clone(&shared).work(processes, Arc::clone(&witness))
+            });
+        }
+        let shared = Arc::clone(&clients);
+        sim.host("admin", move || Arc::clone(&shared).administer());
+        clients
+    }
+
+    /// Everything that one host's clients do, from the start of their program to its end.
+    async fn work(
+        self: Arc<Self>,
+        processes: std::ops::Range<usize>,
+        witness: Arc<Witness>,
+    ) -> turmoil::Result {
+        let Some(client) = self.connect().await else { return Ok(()) };
+        let mut tasks = tokio::task::JoinSet::new();
+        for process in processes {
+            let shared = Arc::clone(&self);
+            let number = Process(u32::try_from(process).unwrap_or(u32::MAX));
+            let recording = RecordingClient::new(client.clone(), self.recorder.clone(), number);
+            let seed = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+            let witness = Arc::clone(&witness);
+            let working = Working::begin(&self);
+            tasks.spawn(async move {
+                let _working = working;
+                let mut workload = workload::draw(StdRng::seed_from_u64(seed), process);
+                while !shared.is_stopping() {
+                    let done = workload.turn(&recording).await;
+                    if done.is_ok()
+                        && let Some(count) = shared.answered.get(process)
+                    {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    witness.trace(format_args!("process {process}: {done:?}"));
+                    workload.rest().await;
+                }
+            });
+        }
+        tasks.join_all().await;
+        Ok(())
+    }
+
+    async fn connect(&self) -> Option<Client> {
+        let config = kvd_client::Config::new(self.endpoints.clone())
+            .deadline(REQUEST_DEADLINE)
+            .dial(Arc::new(SimDial));
+        while !self.is_stopping() {
+            match Client::connect(config.clone()).await {
+                Ok(client) => return Some(client),
+                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
+        None
+    }
+
+    /// Looks at the cluster all the time, and does what it is asked to.
+    async fn administer(self: Arc<Self>) -> turmoil::Result {
+        let config = kvd_client::Config::new(self.endpoints.clone())
+            .deadline(REQUEST_DEADLINE)
+            .dial(Arc::new(SimDial));
+        let client = loop {
+            match Client::connect(config.clone()).await {
+                Ok(client) => break client,
+                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        };
+        loop {
+            self.look(&client).await;
+            let moves = std::mem::take(&mut self.admin.lock().moves);
+            for (shard, node) in moves {
+                if let Err(error) = client.move_leader(shard, node).await {
+                    tracing::debug!(%shard, %node, %error, "a leader was not moved");
+                }
+            }
+            let reads = self.admin.lock().reads.clone();
+            if let Some(keys) = reads {
+                self.read(&client, &keys).await;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    async fn look(&self, client: &Client) {
+        let Ok(status) = client.status().await else { return };
+        let nodes: Vec<NodeId> = status.topology.nodes.iter().map(|node| node.id).collect();
+        let asked = nodes.into_iter().map(|node| async move { (node, client.status_of(node).await) });
+        let mut replicas = Vec::new();
+        let mut nodes_seen = 0;
+        for (node, status) in futures::future::join_all(asked).await {
+            if let Ok(status) = status {
+                nodes_seen += 1;
+                replicas.extend(status.replicas.into_iter().map(|replica| (node, replica)));
+            }
+        }
+        let mut admin = self.admin.lock();
+        admin.topology = Some(Arc::new(status.topology));
+        admin.replicas = replicas;
+        admin.nodes_seen = nodes_seen;
+    }
+
+    async fn read(&self, client: &Client, keys: &[String]) {
+        let process = Process(u32::MAX);
+        let recording = RecordingClient::new(client.clone(), self.recorder.clone(), process);
+        let mut rows = Vec::new();
+        for key in keys {
+            match recording.get(key).await {
+                Ok(row) => rows.push(row),
+                Err(_) => return,
+            }
+        }
+        let mut admin = self.admin.lock();
+        admin.reads = None;
+        admin.rows = Some(rows);
+    }
+
+    /// Has the administrator read these keys, until all have been.
+    pub(crate) fn ask_to_read(&self, keys: Vec<String>) {
+        let mut admin = self.admin.lock();
+        admin.reads = Some(keys);
+        admin.rows = None;
+    }
+
+    pub(crate) fn rows_are_read(&self) -> bool {
+        self.admin.lock().rows.is_some()
+    }
+
+    /// Has a leader moved, if the cluster is known well enough to say whose and where to.
+    pub(crate) fn ask_to_move_leader(&self, rng: &mut StdRng) -> Option<(ShardId, NodeId)> {
+        let mut admin = self.admin.lock();
+        let topology = admin.topology.clone()?;
+        let shard = topology.shards.get(rng.random_range(0..topology.shards.len().max(1)))?;
+        let replica = shard.replicas.get(rng.random_range(0..shard.replicas.len().max(1)))?;
+        admin.moves.push((shard.id, replica.node));
+        Some((shard.id, replica.node))
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn working(&self) -> u64 {
+        self.working.load(Ordering::Relaxed)
+    }
+
+    /// Operations of each process that were answered so far.
+    pub(crate) fn answered(&self) -> Vec<u64> {
+        self.answered.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    /// What keeps the cluster from being whole, as of the last look; none if nothing does.
+    pub(crate) fn not_whole(&self, shape: Shape) -> Option<String> {
+        let admin = self.admin.lock();
+        let Some(topology) = &admin.topology else { return Some("nobody has seen the cluster".to_owned()) };
+        if admin.nodes_seen < topology.nodes.len() || topology.nodes.len() < shape.nodes {
+            return Some(format!("{} of {} nodes answer", admin.nodes_seen, topology.nodes.len()));
+        }
+        if topology.shards.len() != shape.shards as usize {
+            return Some(format!("{} shards are placed", topology.shards.len()));
+        }
+        for shard in &topology.shards {
+            if shard.replicas.len() != shape.replication_factor as usize {
+                return Some(format!("shard {} has {} replicas", shard.id, shard.replicas.len()));
+            }
+            let seen: Vec<_> = shard
+                .replicas
+                .iter()
+                .filter_map(|member| {
+                    admin.replicas.iter().find(|(node, found)| *node == member.node && found.id == member.id)
+                })
+                .collect();
+            if seen.len() < shard.replicas.len() {
+                return Some(format!("{} replicas of shard {} are open", seen.len(), shard.id));
+            }
+            if !seen.iter().any(|(_, replica)| replica.role == "leader") {
+                return Some(format!("shard {} has no leader", shard.id));
+            }
+            if let Some((node, replica)) = seen.iter().find(|(_, replica)| replica.role == "learner") {
+                return Some(format!(
+                    "replica {} of shard {} on node {node} is a learner",
+                    replica.id, shard.id
+                ));
+            }
+        }
+        None
+    }
+
+    /// What keeps the replicas of each shard from being equal, as of the last look; none if nothing does.
+    pub(crate) fn not_equal(&self) -> Option<String> {
+        let admin = self.admin.lock();
+        let topology = admin.topology.as_ref()?;
+        for shard in &topology.shards {
+            let mut states = admin
+                .replicas
+                .iter()
+                .filter(|(_, replica)| replica.group == shard.id.into())
+                .filter(|(node, replica)| {
+                    shard.replicas.iter().any(|member| member.id == replica.id && member.node == *node)
+                })
+                .map(|(_, replica)| (replica.applied_index, replica.digest));
+            let Some(first) = states.next() else {
+                return Some(format!("no replica of shard {} answers", shard.id));
+            };
+            if let Some(other) = states.find(|state| *state != first) {
+                return Some(format!("replicas of shard {} stand at {first:?} and {other:?}", shard.id));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,291 @@
+//! The simulated cluster: nodes, clients and links, and what faults can do to them.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use kvd_server::config::{Cluster as ClusterConfig, Config, Engine, Raft, Shutdown, Storage, Token};
+use kvd_storage::disk::Crash;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use turmoil::Sim;
+
+use super::{
+    clients::Clients,
+    network::{Cut, Links},
+    node::{NodeCell, name},
+    witness::Witness,
+};
+
+const CLIENT_PORT: u16 = 7400;
+const PEER_PORT: u16 = 7401;
+const HTTP_PORT: u16 = 7402;
+/// A node that has ended by itself is started again after so long, as a supervisor would.
+const SUPERVISOR_PAUSE: Duration = Duration::from_millis(300);
+
+/// How large a simulation is, drawn from its seed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Nodes at the start.
+    pub(crate) nodes: usize,
+    /// Shards of the keyspace.
+    pub(crate) shards: u32,
+    /// Replicas of each shard.
+    pub(crate) replication_factor: u32,
+    /// Hosts with clients.
+    pub(crate) clients: usize,
+    /// Clients on each of them.
+    pub(crate) processes_per_client: usize,
+    /// How much time passes from one look at the network to the next: the grain of everything.
+    pub(crate) tick: Duration,
+    /// The longest that a message is under way, when all is well.
+    pub(crate) latency_max: Duration,
+    segment_bytes: u64,
+    checkpoint_bytes: u64,
+    flush_ms: u64,
+}
+
+impl Shape {
+    /// Draws one.
+    pub(crate) fn draw(rng: &mut StdRng) -> Self {
+        let nodes = pick(rng, &[3, 3, 3, 4, 5]);
+        Self {
+            nodes,
+            shards: pick(rng, &[1, 2, 3]),
+            replication_factor: if nodes == 5 { pick(rng, &[3, 5]) } else { 3 },
+            clients: pick(rng, &[1, 2, 2]),
+            processes_per_client: pick(rng, &[2, 3, 4]),
+            tick: Duration::from_millis(pick(rng, &[2, 4, 6])),
+            latency_max: Duration::from_millis(pick(rng, &[4, 8, 20])),
+            segment_bytes: pick(rng, &[64 << 10, 128 << 10, 512 << 10]),
+            checkpoint_bytes: pick(rng, &[32 << 10, 96 << 10, 1 << 20]),
+            flush_ms: pick(rng, &[500, 3000, 20_000]),
+        }
+    }
+}
+
+fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
+    let place = rng.random_range(0..from.len());
+    from.get(place).copied().unwrap_or_else(|| unreachable!("drawn within the length"))
+}
+
+/// See the module.
+pub(crate) struct Cluster {
+    pub(crate) sim: Sim<'static>,
+    pub(crate) shape: Shape,
+    pub(crate) nodes: Vec<Arc<NodeCell>>,
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) witness: Arc<Witness>,
+    pub(crate) rng: StdRng,
+    links: Links,
+    /// When nodes that are down are started again.
+    restarts: BTreeMap<usize, Duration>,
+    pub(crate) bit_flips: u64,
+}
+
+impl Cluster {
+    pub(crate) fn new(seed: u64, shape: Shape, witness: Arc<Witness>) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(rng.random())
+            .epoch(std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(super::node::EPOCH_MS))
+            .simulation_duration(Duration::from_secs(1 << 30))
+            .tick_duration(shape.tick)
+            .min_message_latency(Duration::ZERO)
+            .max_message_latency(shape.latency_max)
+            .tcp_capacity(4096)
+            .enable_random_order()
+            .build();
+        let nodes: Vec<_> = (0..shape.nodes)
+            .map(|index| {
+                let config = config(index, shape);
+                Arc::new(NodeCell::new(index, config, rng.random(), Arc::clone(&witness)))
+            })
+            .collect();
+        for node in &nodes {
+            let cell = Arc::clone(node);
+            sim.host(&*node.name, move || {
+                let cell = Arc::clone(&cell);
+                async move {
+                    cell.run().await;
+                    Ok(())
+                }
+            });
+        }
+        let endpoints = nodes.iter().map(|node| format!("{}:{CLIENT_PORT}", node.name)).collect();
+        let clients = Clients::start(&mut sim, endpoints, shape, rng.random(), Arc::clone(&witness));
+        Self {
+            sim,
+            shape,
+            nodes,
+            clients,
+            witness,
+            rng,
+            links: Links::default(),
+            restarts: BTreeMap::new(),
+            bit_flips: 0,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.sim.elapsed()
+    }
+
+    /// Lets one tick pass.
+    ///
+    /// # Errors
+    /// A host failed in a way that no host may.
+    pub(crate) fn step(&mut self) -> Result<(), String> {
+        let now_ns = u64::try_from(self.sim.since_epoch().as_nanos()).unwrap_or(u64::MAX);
+        super::entropy::set_time(now_ns);
+        self.sim.step().map_err(|error| format!("a host failed: {error}"))?;
+        let now = self.now();
+        for index in 0..self.nodes.len() {
+            if let Some(why) = self.nodes.get(index).and_then(|node| node.take_failure()) {
+                self.note(format_args!("node {} has ended: {why}", index + 1));
+                self.restarts.insert(index, now + SUPERVISOR_PAUSE);
+            }
+        }
+        while let Some((&index, _)) = self.restarts.iter().find(|(_, at)| **at <= now) {
+            self.restarts.remove(&index);
+            self.start(index);
+        }
+        Ok(())
+    }
+
+    /// Adds a line to the trace, and to the history for people.
+    pub(crate) fn note(&self, what: std::fmt::Arguments<'_>) {
+        let now = self.now();
+        self.witness.trace(format_args!("{what}"));
+        self.clients.recorder.note(format!("{:.3} s: {what}", now.as_secs_f64()));
+        tracing::info!(at_s = now.as_secs_f64(), "{what}");
+    }
+
+    /// A node, by chance.
+    pub(crate) fn any_node(&mut self) -> usize {
+        self.rng.random_range(0..self.nodes.len())
+    }
+
+    pub(crate) fn cell(&self, index: usize) -> &Arc<NodeCell> {
+        self.nodes.get(index).unwrap_or_else(|| unreachable!("nodes are never removed"))
+    }
+
+    /// Ends a node's process at once, with what that leaves of its disk. A power cut is silent: nobody is told that a
+    /// connection is gone.
+    pub(crate) fn crash(&mut self, index: usize, crash: Crash) {
+        self.restarts.remove(&index);
+        let name = Arc::clone(&self.cell(index).name);
+        let silent = crash != Crash::Killed;
+        if silent {
+            self.isolate(index, Cut::BothWays);
+        }
+        self.cell(index).crash(crash);
+        self.sim.crash(&*name);
+        if silent {
+            self.rejoin(index, Cut::BothWays);
+        }
+    }
+
+    /// Ends a node's process at once, and takes its disk out for a new one.
+    pub(crate) fn lose_disk(&mut self, index: usize) {
+        self.restarts.remove(&index);
+        let cell = Arc::clone(self.cell(index));
+        cell.lose_disk();
+        self.sim.crash(&*cell.name);
+    }
+
+    /// Starts a node's process, if it is down.
+    pub(crate) fn start(&mut self, index: usize) {
+        let cell = Arc::clone(self.cell(index));
+        if !cell.is_running() && cell.state.lock().is_wanted {
+            self.sim.bounce(&*cell.name);
+        }
+    }
+
+    /// Starts a node once so much time has passed.
+    pub(crate) fn start_after(&mut self, index: usize, pause: Duration) {
+        let at = self.now() + pause;
+        self.restarts.insert(index, at);
+    }
+
+    pub(crate) fn cut(&mut self, from: usize, to: usize, cut: Cut) {
+        let (from, to) = (Arc::clone(&self.cell(from).name), Arc::clone(&self.cell(to).name));
+        self.links.cut(&mut self.sim, &from, &to, cut);
+    }
+
+    pub(crate) fn mend(&mut self, from: usize, to: usize, cut: Cut) {
+        let (from, to) = (Arc::clone(&self.cell(from).name), Arc::clone(&self.cell(to).name));
+        self.links.mend(&mut self.sim, &from, &to, cut);
+    }
+
+    /// Cuts a node off from all others and from the clients.
+    pub(crate) fn isolate(&mut self, index: usize, cut: Cut) {
+        for other in self.others(index) {
+            let name = Arc::clone(&self.cell(index).name);
+            self.links.cut(&mut self.sim, &name, &other, cut);
+        }
+    }
+
+    /// Takes that back.
+    pub(crate) fn rejoin(&mut self, index: usize, cut: Cut) {
+        for other in self.others(index) {
+            let name = Arc::clone(&self.cell(index).name);
+            self.links.mend(&mut self.sim, &name, &other, cut);
+        }
+    }
+
+    fn others(&self, index: usize) -> Vec<Arc<str>> {
+        let nodes = self.nodes.iter().filter(|node| node.index != index).map(|node| Arc::clone(&node.name));
+        nodes.chain(self.clients.hosts.iter().cloned()).collect()
+    }
+
+    /// Whether the cluster would survive the loss of one node's data.
+    pub(crate) fn may_destroy(&self) -> bool {
+        self.is_settled() && self.clients.not_whole(self.shape).is_none()
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.restarts.is_empty() && self.nodes.iter().all(|node| node.is_running())
+    }
+}
+
+fn config(index: usize, shape: Shape) -> Config {
+    let at = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let seeds = (0..shape.nodes).map(|index| format!("{}:{PEER_PORT}", name(index))).collect();
+    let name = name(index);
+    let config = Config {
+        data_dir: PathBuf::from("/data"),
+        zone: format!("zone-{}", index % 3),
+        cluster_token: Token::new("simulated"),
+        seeds,
+        listen_client: at(CLIENT_PORT),
+        listen_peer: at(PEER_PORT),
+        listen_http: at(HTTP_PORT),
+        advertise_client: format!("{name}:{CLIENT_PORT}"),
+        advertise_peer: format!("{name}:{PEER_PORT}"),
+        advertise_http: format!("{name}:{HTTP_PORT}"),
+        cluster: ClusterConfig {
+            shards: shape.shards,
+            replication_factor: shape.replication_factor,
+            initial_nodes: 0,
+        },
+        raft: Raft { heartbeat_ms: 120, election_timeout_min_ms: 400, election_timeout_max_ms: 600 },
+        storage: Storage {
+            engine: Engine::Memory,
+            log_segment_bytes: shape.segment_bytes,
+            checkpoint_log_bytes: shape.checkpoint_bytes,
+            flush_interval_ms: shape.flush_ms,
+            drain_rows: 50,
+            ..Config::default().storage
+        },
+        shutdown: Shutdown { grace_ms: 3000 },
+        ..Config::default()
+    };
+    match config.resolve() {
+        Ok(config) => config,
+        Err(problems) => unreachable!("the simulation's own configuration: {problems:?}"),
+    }
+}

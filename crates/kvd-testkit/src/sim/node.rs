@@ -1,0 +1,248 @@
+//! One simulated node: what outlives its process (disk, engine, clock), and the platform that it stands on.
+
+use std::{
+    any::Any,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use kvd_proto::net::{Dialer, Listen};
+use kvd_raft::{blocking::Blocking, clock::Clock, observe::Observer};
+use kvd_server::{config::Config, metrics::Metrics, node, platform::Platform};
+use kvd_storage::{
+    disk::{Crash, Disk, SimDisk},
+    engine::{Engine, MemoryEngine},
+    log::{Driver, Writer},
+};
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    network::{SimDial, SimPort},
+    witness::Witness,
+};
+
+/// Where a node's data directory is on its disk.
+const DATA_DIR: &str = "/data";
+/// The time of day at which simulations begin: 2026-01-01, in milliseconds since the Unix epoch.
+pub(crate) const EPOCH_MS: u64 = 1_767_225_600_000;
+
+/// A node of a simulation, through all its starts.
+pub(crate) struct NodeCell {
+    pub(crate) name: Arc<str>,
+    pub(crate) index: usize,
+    pub(crate) config: Config,
+    pub(crate) state: Mutex<NodeState>,
+    witness: Arc<Witness>,
+}
+
+/// What faults change.
+pub(crate) struct NodeState {
+    pub(crate) disk: SimDisk,
+    pub(crate) engine: Arc<MemoryEngine>,
+    /// Counts the empty disks that the node was given.
+    pub(crate) generation: u64,
+    /// Counts the boots of its machine.
+    boot: u64,
+    /// What is wrong with its clock, in milliseconds.
+    pub(crate) clock_offset_ms: i64,
+    /// How long a sync of the log takes, at least and at most, in microseconds.
+    pub(crate) sync_us: (u64, u64),
+    stop: CancellationToken,
+    is_running: bool,
+    /// Why the last process ended by itself, if it failed.
+    failed: Option<String>,
+    /// Whether the process is to be started when it has ended.
+    pub(crate) is_wanted: bool,
+    rng: StdRng,
+}
+
+impl NodeCell {
+    pub(crate) fn new(index: usize, config: Config, seed: u64, witness: Arc<Witness>) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let disk = new_disk(&mut rng);
+        let state = NodeState {
+            disk,
+            engine: Arc::default(),
+            generation: 0,
+            boot: 0,
+            clock_offset_ms: 0,
+            sync_us: (50, 2000),
+            stop: CancellationToken::new(),
+            is_running: false,
+            failed: None,
+            is_wanted: true,
+            rng,
+        };
+        Self { name: name(index).into(), index, config, state: Mutex::new(state), witness }
+    }
+
+    /// One process of the node, from start to end.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let stop = CancellationToken::new();
+        {
+            let mut state = self.state.lock();
+            if !state.is_wanted {
+                return;
+            }
+            state.stop = stop.clone();
+            state.is_running = true;
+            state.failed = None;
+        }
+        let generation = self.state.lock().generation;
+        self.witness.started(self.index);
+        let platform = SimPlatform {
+            observer: self.witness.observer(self.index, generation),
+            cell: Arc::clone(&self),
+            log_work: Arc::default(),
+        };
+        let metrics = Arc::new(Metrics::new("simulation"));
+        let ended = node::run_on(Arc::new(platform), self.config.clone(), stop, metrics).await;
+        let mut state = self.state.lock();
+        state.is_running = false;
+        state.failed = ended.err().map(|error| format!("{error:#}"));
+        if let Some(why) = &state.failed {
+            tracing::info!(node = %self.name, why, "a node has stopped by itself");
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.state.lock().is_running
+    }
+
+    /// Why the node ended by itself; forgotten with this.
+    pub(crate) fn take_failure(&self) -> Option<String> {
+        self.state.lock().failed.take()
+    }
+
+    /// Tells the process to stop in good order.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop.cancel();
+    }
+
+    /// What the end of the process leaves: to be called before it is ended. With a power cut the machine boots anew.
+    pub(crate) fn crash(&self, crash: Crash) {
+        let mut state = self.state.lock();
+        state.disk = state.disk.crash(crash);
+        state.engine = Arc::new(state.engine.after_crash());
+        if crash != Crash::Killed {
+            state.boot += 1;
+        }
+        state.is_running = false;
+    }
+
+    /// The disk is lost, and a new one is put in.
+    pub(crate) fn lose_disk(&self) {
+        let mut state = self.state.lock();
+        state.disk = new_disk(&mut state.rng);
+        state.engine = Arc::default();
+        state.generation += 1;
+        state.boot += 1;
+        state.is_running = false;
+    }
+}
+
+pub(crate) fn name(index: usize) -> String {
+    format!("node-{}", index + 1)
+}
+
+fn new_disk(rng: &mut StdRng) -> SimDisk {
+    SimDisk::with_dir(rng.random(), Path::new(DATA_DIR))
+}
+
+/// What a simulated node's process stands on.
+struct SimPlatform {
+    cell: Arc<NodeCell>,
+    observer: Arc<dyn Observer>,
+    log_work: Arc<Notify>,
+}
+
+impl std::fmt::Debug for SimPlatform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SimPlatform({})", self.cell.name)
+    }
+}
+
+impl Platform for SimPlatform {
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listen>>> {
+        SimPort::bind((Ipv4Addr::UNSPECIFIED, address.port()).into()).boxed()
+    }
+
+    fn dialer(&self) -> Dialer {
+        Dialer::new(Arc::new(SimDial))
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(self.cell.state.lock().disk.clone())
+    }
+
+    fn lock(&self, _dir: &Path) -> kvd_storage::Result<Box<dyn Any + Send + Sync>> {
+        Ok(Box::new(()))
+    }
+
+    fn boot_id(&self) -> String {
+        self.cell.state.lock().boot.to_string()
+    }
+
+    fn engine(&self) -> Option<Arc<dyn Engine>> {
+        Some(Arc::clone(&self.cell.state.lock().engine) as _)
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(SimClock(Arc::clone(&self.cell)))
+    }
+
+    fn blocking(&self) -> Blocking {
+        Blocking::Inline
+    }
+
+    fn log_writer(&self) -> Writer {
+        Writer::Driven
+    }
+
+    fn log_opened(&self, driver: Driver) {
+        let (cell, work) = (Arc::clone(&self.cell), Arc::clone(&self.log_work));
+        // Ends with the process.
+        tokio::spawn(async move {
+            loop {
+                work.notified().await;
+                let took = {
+                    let mut state = cell.state.lock();
+                    let (least, most) = state.sync_us;
+                    Duration::from_micros(state.rng.random_range(least..=most))
+                };
+                tokio::time::sleep(took).await;
+                driver.write();
+            }
+        });
+    }
+
+    fn log_has_work(&self) {
+        self.log_work.notify_one();
+    }
+
+    fn random(&self) -> u128 {
+        self.cell.state.lock().rng.random()
+    }
+
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        Some(Arc::clone(&self.observer))
+    }
+}
+
+/// A node's time of day: the simulation's, and what is wrong with it.
+struct SimClock(Arc<NodeCell>);
+
+impl Clock for SimClock {
+    fn unix_ms(&self) -> u64 {
+        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+        let now_ms = EPOCH_MS.saturating_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        now_ms.saturating_add_signed(self.0.state.lock().clock_offset_ms)
+    }
+}
