@@ -230,7 +230,15 @@ impl Group {
             let opened = blocking.run(move || Ok(open::state(parts, &log, rebuild)));
             opened.await.map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
         };
+        let open::Found { state, lacks_checkpoint } = state;
         let state = Arc::new(state);
+        if lacks_checkpoint {
+            tracing::warn!(%group, %replica, "the newest good checkpoint ends before the log begins; writing another");
+            let written = state.take_checkpoint().await;
+            written.map_err(|error| {
+                OpenError::Failed(Error::unavailable(format!("group {group}: no checkpoint: {error}")))
+            })?;
+        }
         let network = NetworkFactory {
             group,
             replica,

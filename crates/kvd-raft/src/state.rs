@@ -319,7 +319,7 @@ impl ReplicaState {
     }
 
     /// Writes a checkpoint of what is applied now. Applying goes on meanwhile.
-    async fn take_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
+    pub(crate) async fn take_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
         let _cut = self.cut.lock().await;
         self.check_open()?;
         let state = Arc::clone(self);

@@ -16,8 +16,16 @@ use crate::{
     state::{ReplicaState, StateParts},
 };
 
+/// What a replica was found to be.
+pub(super) struct Found {
+    pub(super) state: ReplicaState,
+    /// The newest good checkpoint ends before the log begins: one was lost. The rows still have all of it, and a checkpoint is due before
+    /// anybody asks for one.
+    pub(super) lacks_checkpoint: bool,
+}
+
 /// Takes up a replica's state from its rows, or rebuilds these from the newest checkpoint.
-pub(super) fn state(parts: StateParts, log: &ReplicaLog, rebuild: bool) -> Result<ReplicaState, OpenError> {
+pub(super) fn state(parts: StateParts, log: &ReplicaLog, rebuild: bool) -> Result<Found, OpenError> {
     let (group, replica) = (parts.group, parts.replica);
     let (table, checkpoints) = (Arc::clone(&parts.table), parts.checkpoints.clone());
     let purged = log.state().purged;
@@ -50,7 +58,9 @@ pub(super) fn state(parts: StateParts, log: &ReplicaLog, rebuild: bool) -> Resul
     if let Some(committed) = applied.into_iter().chain(checkpointed).max_by_key(|id| id.index) {
         drop_conflicting_tail(log, committed).map_err(|error| Error::internal(error.to_string()))?;
     }
-    Ok(state)
+    let reaches = checkpointed.map(|id| id.index);
+    let lacks_checkpoint = log.state().purged.is_some_and(|purged| reaches < Some(purged.index));
+    Ok(Found { state, lacks_checkpoint })
 }
 
 /// Rows that can't be rebuilt are cleared for good, so that no later start takes them for believable.
