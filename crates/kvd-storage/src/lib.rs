@@ -7,7 +7,7 @@
 //! - [`engine`]: ordered bytes with atomic batches (sled, memory); [`table`]: one replica's rows, in memory first,
 //!   drained to the engine in large batches.
 //! - [`checkpoint`]: a replica's whole state at one log index, as one checksummed file.
-//! - [`identity`]: whose disk this is.
+//! - [`identity`]: whose disk this is. [`space`]: whether there is room on it.
 //!
 //! # The rule
 //! The truth is log + checkpoint. A write is durable when it is in the log and synced; the engine is a cache of what
@@ -23,6 +23,7 @@ pub mod error;
 mod files;
 pub mod identity;
 pub mod log;
+pub mod space;
 pub mod table;
 
 pub use error::{Error, Result};

@@ -200,7 +200,7 @@ impl Log {
         let pool = Arc::new(Pool::new(
             disk,
             dir,
-            options.segment_bytes,
+            pool::Sizes { segment_bytes: options.segment_bytes, reserve: options.reserve_segments },
             Arc::clone(&options.observer),
             recovered.next_sequence,
             recovered.free,

@@ -40,9 +40,11 @@ impl DirLock {
             }
             Err(error) => return Err(Error::io("lock", &path)(error.into())),
         }
-        // Only to be told in the other process's error, so it need not be durable.
-        write_pid(&mut file).map_err(Error::io("write", &path))?;
-        Ok(Self { _file: file })
+        // Only to be told in the other process's error: it need not be durable, and a full disk needn't take it.
+        match write_pid(&mut file) {
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(Error::io("write", &path)(error)),
+            _ => Ok(Self { _file: file }),
+        }
     }
 }
 

@@ -30,8 +30,9 @@ pub trait Observer: fmt::Debug + Send + Sync {
     /// Something waits to be written. Told with [`Writer::Driven`] alone: whoever drives the log has something to do.
     fn has_work(&self) {}
 
-    /// A file was made ready for the next segment, or could not be. On an error of kind `StorageFull` it is tried
-    /// again every second: refuse writes until it works, for the log dies when the current segment is full.
+    /// The files for the next segment and the reserve are there, or could not be made. On an error of kind `StorageFull`
+    /// it is tried again every second: refuse what grows until it works, for the log lives on its reserve
+    /// ([`Options::reserve_segments`]) and dies when that is used up.
     fn next_segment(&self, error: Option<&io::Error>) {
         let _ = error;
     }
@@ -53,6 +54,9 @@ impl Observer for NoObserver {}
 pub struct Options {
     /// Size of a segment, in bytes; within [`SEGMENT_BYTES_RANGE`] and a multiple of 4096. An entry can be half as long.
     pub segment_bytes: u64,
+    /// Files that are kept beyond the next segment's, for what must go on when the disk is full: deletes, votes, changes
+    /// of members, the next start. Whoever listens to [`Observer::next_segment`] is told once they can't be had.
+    pub reserve_segments: usize,
     /// Bytes of payload that are kept in memory for each replica once they are on disk.
     pub cache_bytes_per_replica: usize,
     /// Bytes that may wait for the writer; a call that finds more waits.
@@ -69,6 +73,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
+            reserve_segments: 1,
             cache_bytes_per_replica: 4 << 20,
             queue_bytes_max: 256 << 20,
             batch_bytes_max: 8 << 20,

@@ -6,9 +6,11 @@
 //! next name, which is its next sequence number, while it is being made ready, and the directory is synced then: the
 //! writer does neither.
 //!
-//! When the disk is full, making a segment ready is tried again every second, and the observer is told: there is
-//! still the rest of the current segment to refuse writes with. Only a writer that needs the segment and still can't
-//! have it fails, and with it the log. Any other failure is final at once.
+//! Beyond the next one, a few files are kept as a reserve, made while there is room. When the disk is full, so that the
+//! reserve can't be kept up, the observer is told, and what grows is refused from then on; deletes, votes, changes of
+//! members and starts go on, in the rest of the current segment, in the next one, and in the reserve. Making files is
+//! tried again every second. Only a writer that needs a segment when all of that is used up fails, and with it the log.
+//! Any other failure is final at once.
 //!
 //! Which files may be used again is the writer's business: see [`super::writer`].
 
@@ -54,12 +56,20 @@ pub(super) struct Prepared {
     pub(super) file: Arc<dyn File>,
 }
 
+/// How long a file is, and how many are kept in reserve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) segment_bytes: u64,
+    pub(super) reserve: usize,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pool {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     segment_bytes: u64,
+    reserve: usize,
     observer: Arc<dyn Observer>,
     state: Mutex<State>,
     changed: Condvar,
@@ -76,6 +86,8 @@ struct State {
     /// No use in trying again.
     dead: bool,
     hurry: bool,
+    /// The reserve could not be kept up, and the observer was told.
+    short: bool,
     threaded: bool,
     stopped: bool,
 }
@@ -84,7 +96,7 @@ impl Pool {
     pub(super) fn new(
         disk: Arc<dyn Disk>,
         dir: &Path,
-        segment_bytes: u64,
+        sizes: Sizes,
         observer: Arc<dyn Observer>,
         next_sequence: u64,
         free: BTreeSet<u64>,
@@ -97,11 +109,13 @@ impl Pool {
             failure: None,
             dead: false,
             hurry: false,
+            short: false,
             threaded: false,
             stopped: false,
         };
         let state = Mutex::new(state);
-        Self { disk, dir: dir.to_owned(), segment_bytes, observer, state, changed: Condvar::new() }
+        let Sizes { segment_bytes, reserve } = sizes;
+        Self { disk, dir: dir.to_owned(), segment_bytes, reserve, observer, state, changed: Condvar::new() }
     }
 
     /// A file for the next segment. With a helper thread it usually is ready; without one it is made now.
@@ -110,7 +124,9 @@ impl Pool {
         if !state.threaded {
             drop(state);
             self.remove_surplus();
-            return self.prepare();
+            let prepared = self.prepare()?;
+            // A full disk is told to the observer, and no failure yet.
+            return self.replenish().map(|_| prepared);
         }
         let failures = state.failures;
         state.hurry = true;
@@ -135,7 +151,14 @@ impl Pool {
 
     /// Nothing in those segments is needed any more.
     pub(super) fn free(&self, sequences: impl IntoIterator<Item = u64>) {
-        self.state.lock().free.extend(sequences);
+        let mut state = self.state.lock();
+        state.free.extend(sequences);
+        let is_over = state.short && !state.threaded && state.free.len() >= self.reserve;
+        state.short &= !is_over;
+        drop(state);
+        if is_over {
+            self.observer.next_segment(None);
+        }
         self.changed.notify_all();
     }
 
@@ -163,9 +186,12 @@ impl Pool {
                 return;
             }
             if state.ready.is_some() || state.dead {
-                if state.free.len() > SPARE_MAX {
+                if state.free.len() > self.spare_max() {
                     drop(state);
                     self.remove_surplus();
+                } else if !state.dead && (state.short || state.free.len() < self.reserve) {
+                    drop(state);
+                    self.keep_up_reserve();
                 } else {
                     self.changed.wait(&mut state);
                 }
@@ -180,7 +206,14 @@ impl Pool {
             state.hurry = false;
             drop(state);
             let prepared = self.prepare();
-            self.observer.next_segment(prepared.as_ref().err());
+            // Of a reserve that was drawn on there is news only when it was seen whether it can be kept up.
+            let whole = {
+                let state = self.state.lock();
+                !state.short && state.free.len() >= self.reserve
+            };
+            if prepared.is_err() || whole {
+                self.observer.next_segment(prepared.as_ref().err());
+            }
             let mut state = self.state.lock();
             match prepared {
                 Ok(prepared) => {
@@ -197,6 +230,66 @@ impl Pool {
             drop(state);
             self.changed.notify_all();
         }
+    }
+
+    /// One attempt to make the reserve whole, and a pause if the disk is full.
+    fn keep_up_reserve(&self) {
+        match self.replenish() {
+            Ok(true) => {}
+            Ok(false) => {
+                let mut state = self.state.lock();
+                if !state.stopped && state.ready.is_some() {
+                    self.changed.wait_for(&mut state, RETRY_DELAY);
+                }
+            }
+            Err(error) => {
+                tracing::error!(dir = %self.dir.display(), %error, "cannot keep log segments in reserve");
+                let mut state = self.state.lock();
+                state.failures += 1;
+                state.dead = true;
+                state.failure = Some(Failure::new(&error));
+                drop(state);
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// Makes files until the reserve is whole, and tells the observer if it was not so before. Says whether it is; not: the disk is
+    /// full.
+    fn replenish(&self) -> io::Result<bool> {
+        let mut was_made = false;
+        loop {
+            let sequence = {
+                let mut state = self.state.lock();
+                if state.stopped || state.free.len() >= self.reserve {
+                    was_made |= std::mem::take(&mut state.short);
+                    break;
+                }
+                let sequence = state.next_sequence;
+                state.next_sequence += 1;
+                sequence
+            };
+            match self.make(sequence) {
+                Ok(_) => {
+                    was_made = true;
+                    self.state.lock().free.insert(sequence);
+                }
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    self.state.lock().short = true;
+                    self.observer.next_segment(Some(&error));
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if was_made {
+            self.observer.next_segment(None);
+        }
+        Ok(true)
+    }
+
+    fn spare_max(&self) -> usize {
+        self.reserve.max(SPARE_MAX)
     }
 
     /// Makes one file ready: an old one under a new name, or a new one full of zeros.
@@ -218,6 +311,13 @@ impl Pool {
             }
             self.disk.remove(&old)?;
         }
+        let file = self.make(sequence)?;
+        Ok(Prepared { sequence, file })
+    }
+
+    /// Makes a new file, full of zeros.
+    fn make(&self, sequence: u64) -> io::Result<Arc<dyn File>> {
+        let path = segment_path(&self.dir, sequence);
         let unfinished = self.dir.join(UNFINISHED);
         let file = match self.fill(&unfinished) {
             Ok(file) => file,
@@ -231,7 +331,7 @@ impl Pool {
         };
         self.disk.rename(&unfinished, &path)?;
         self.disk.sync_dir(&self.dir)?;
-        Ok(Prepared { sequence, file })
+        Ok(file)
     }
 
     fn fill(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -257,7 +357,7 @@ impl Pool {
         loop {
             let surplus = {
                 let mut state = self.state.lock();
-                if state.free.len() > SPARE_MAX { state.free.pop_first() } else { None }
+                if state.free.len() > self.spare_max() { state.free.pop_first() } else { None }
             };
             let Some(sequence) = surplus else { return };
             let path = segment_path(&self.dir, sequence);

@@ -29,6 +29,7 @@ fn id(index: u64, term: u64) -> EntryId {
 fn small() -> Options {
     Options {
         segment_bytes: 32 << 10,
+        reserve_segments: 0,
         cache_bytes_per_replica: 2000,
         writer: Writer::Inline,
         ..Options::default()
