@@ -2,7 +2,8 @@
 //!
 //! An input either edits a log that was written by the log itself, or says record by record what stands in one. In both
 //! cases the checksums are made good again, unless the input says otherwise: the log then says things that were never
-//! written, such as entries out of order, and recovery must tell what it believes.
+//! written, such as entries out of order, and recovery must tell what it believes. Only the log's own counters are what a
+//! log can reach in its life, from one to some very high number: under a good checksum nobody else can have set them.
 //!
 //! Whatever a log recovers to must be a working log: what it holds can be read or is said to be damaged, it takes more,
 //! and opened again it holds the same and that.
@@ -28,8 +29,9 @@ const SEGMENT_BYTES: usize = 32 << 10;
 const RECORDS_START: usize = 8192;
 const HEADER_BYTES: usize = 84;
 const RECORD_BYTES: usize = 72;
-/// So many records can an input say.
-const RECORDS_MAX: usize = 64;
+
+/// The counters of a log stay below this.
+const COUNTER_MAX: u64 = u64::MAX >> 8;
 
 /// Edit a log that was written, or say one record by record.
 const MODE_SAY: u8 = 1;
@@ -120,6 +122,8 @@ fn mend(image: &mut [u8]) {
     if image.len() < RECORDS_START {
         return;
     }
+    // The sequence number, and that of the first write.
+    (image[23], image[55]) = (0, 0);
     let crc = crc32fast::hash(&image[12..HEADER_BYTES]);
     image[8..12].copy_from_slice(&crc.to_le_bytes());
     let (first, second) = image.split_at_mut(4096);
@@ -128,6 +132,12 @@ fn mend(image: &mut [u8]) {
 
     let mut at = RECORDS_START;
     while image.len() >= at + RECORD_BYTES && image[at + 16..at + 24] == segment {
+        // The number of the write, and that of the record.
+        (image[at + 31], image[at + 55]) = (0, 0);
+        // A replica's records are numbered from one.
+        if (1..=7).contains(&image[at + 12]) && image[at + 48..at + 56] == [0; 8] {
+            image[at + 48] = 1;
+        }
         let length = u32::from_le_bytes(image[at + 4..at + 8].try_into().expect("four bytes"));
         let end = usize::try_from(length).expect("a size").saturating_add(at + RECORD_BYTES);
         if end <= image.len() {
@@ -156,7 +166,7 @@ fn say(input: &mut Input<'_>) -> BTreeMap<PathBuf, Vec<u8>> {
         put_record(&mut image, &Said { kind: 8, segment: sequence, write, ..Said::default() });
         write += 1;
         for _ in 0..input.byte() {
-            if input.is_empty() || numbers.len() > RECORDS_MAX {
+            if input.is_empty() {
                 break;
             }
             let said = Said::read(input, sequence, &mut write, &mut numbers);
@@ -201,7 +211,8 @@ impl Said {
         let flags = input.byte();
         let replica = u64::from(input.byte() % 4);
         let number = numbers.entry(replica).or_insert(0);
-        *number = if flags & 0x80 == 0 { number.saturating_add(1) } else { input.number() };
+        *number =
+            if flags & 0x80 == 0 { number.saturating_add(1) } else { (input.number() & COUNTER_MAX).max(1) };
         let said = Self {
             kind: 1 + kind % 10,
             flags: flags & 3,
@@ -215,7 +226,7 @@ impl Said {
             term: input.number(),
             payload: input.sized().to_vec(),
         };
-        *write = if flags & 0x20 == 0 { write.saturating_add(u64::from(flags & 1)) } else { input.number() };
+        *write = if flags & 0x20 == 0 { *write + u64::from(flags & 1) } else { input.number() & COUNTER_MAX };
         said
     }
 }

@@ -145,6 +145,10 @@ impl Sessions {
 
     fn load_row(&mut self, row: &[u8], value: Bytes) -> Result<(), Error> {
         let (id, chunk) = rows::parse_session(row)?;
+        if id.get() > self.last_minted.get() {
+            // The next session could get its id, and then its outcomes for its own.
+            return Err(Error::corrupt(row, "a session that was never minted"));
+        }
         let Some(chunk) = chunk else {
             let SessionRow { used_s, floor } = row::decode(row, value)?;
             let floor = SequenceNumber(floor);

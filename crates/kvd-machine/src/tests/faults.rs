@@ -55,6 +55,8 @@ fn rows_that_are_not_ours_are_refused() {
         (b"\x30\x01", Some(b"")),
         (&session(1, b""), Some(b"\x08")),
         (&session(1, &0_u64.to_be_bytes()), Some(b"")),
+        // A session with an id that is yet to be minted.
+        (&session(u64::MAX, b""), Some(b"")),
     ] {
         let error = reopened(SHARD, &[changes]);
         assert!(matches!(error, Error::Corrupt { .. }), "{changes:?}: {error}");
