@@ -36,18 +36,57 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 /// How long a hand-over may take.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
+/// A group whose hand-over has failed is left alone for so long, and twice as long after each further failure: while one is
+/// tried nothing is written…
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
+/// …up to this.
+const HAND_OVER_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How long a change of the cluster may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many times a shard's share of the log a replica with few entries may keep from being used again.
 const PINNED_LOG_FACTOR: u64 = 4;
+
+/// What came of a hand-over.
+#[derive(Clone, Copy, Debug)]
+enum HandedOver {
+    /// There was none.
+    NotTried,
+    /// The other one leads.
+    Done,
+    /// This one did not take over in time.
+    Failed(ReplicaId),
+}
 
 /// What a node remembers between two looks.
 #[derive(Default)]
 pub(super) struct Reconciler {
     /// Since when this node has led which group, in which term.
     leads_since: BTreeMap<GroupId, (Term, Instant)>,
+    /// Groups whose last hand-over failed.
+    hand_overs: BTreeMap<GroupId, FailedHandOver>,
     /// The checkpoint that is being taken.
     checkpoint: Option<JoinHandle<()>>,
+}
+
+/// A hand-over that has failed.
+#[derive(Clone, Copy, Debug)]
+struct FailedHandOver {
+    /// The replica that did not take over.
+    to: ReplicaId,
+    /// How often, in a row.
+    times: u32,
+    /// When it is tried again.
+    again_at: Instant,
+}
+
+impl FailedHandOver {
+    /// What becomes of the books after a hand-over to this replica has failed now.
+    fn after(before: Option<Self>, to: ReplicaId, now: Instant) -> Self {
+        let times =
+            before.filter(|before| before.to == to).map_or(0, |before| before.times.saturating_add(1));
+        let pause = HAND_OVER_PAUSE.saturating_mul(1 << times.min(8)).min(HAND_OVER_PAUSE_MAX);
+        Self { to, times, again_at: now + pause }
+    }
 }
 
 impl Node {
@@ -123,15 +162,28 @@ impl Node {
                 led.push((since.1.elapsed() >= SETTLED_AFTER, group));
             }
         }
+        let hand_overs = &reconciler.hand_overs;
         let steps = led.iter().filter_map(|(settled, group)| {
             let placement = state.placements.get(&group.id())?;
+            let failed = hand_overs.get(&group.id()).copied();
             Some(async move {
-                if let Err(error) = self.lead(state, group, placement, *settled).await {
+                let handed_over = self.lead(state, group, placement, *settled, failed).await;
+                (group.id(), handed_over.unwrap_or_else(|error| {
                     tracing::debug!(group = %group.id(), %error, "a step of this group will be tried again");
-                }
+                    HandedOver::NotTried
+                }))
             })
         });
-        futures::future::join_all(steps).await;
+        for (group, handed_over) in futures::future::join_all(steps).await {
+            match handed_over {
+                HandedOver::NotTried => {}
+                HandedOver::Done => drop(reconciler.hand_overs.remove(&group)),
+                HandedOver::Failed(to) => {
+                    let before = reconciler.hand_overs.get(&group).copied();
+                    reconciler.hand_overs.insert(group, FailedHandOver::after(before, to, Instant::now()));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -261,11 +313,23 @@ impl Node {
         group: &Group,
         placement: &Placement,
         settled: bool,
-    ) -> Result<()> {
+        failed: Option<FailedHandOver>,
+    ) -> Result<HandedOver> {
         if self.change_members(group, placement).await? || !settled {
-            return Ok(());
+            return Ok(HandedOver::NotTried);
         }
-        self.hand_over(state, group, placement).await
+        let Some(target) = self.should_lead(state, group, placement) else { return Ok(HandedOver::NotTried) };
+        if failed.is_some_and(|failed| failed.to == target && Instant::now() < failed.again_at) {
+            return Ok(HandedOver::NotTried);
+        }
+        tracing::info!(group = %group.id(), replica = %target, "handing over leadership");
+        match group.transfer_leader(target, TRANSFER_PATIENCE).await {
+            Ok(()) => Ok(HandedOver::Done),
+            Err(error) => {
+                tracing::info!(group = %group.id(), replica = %target, %error, "leadership was not taken over");
+                Ok(HandedOver::Failed(target))
+            }
+        }
     }
 
     /// Brings a group's members nearer to its placement. Whether there was anything to do.
@@ -313,8 +377,8 @@ impl Node {
         Ok(false)
     }
 
-    /// Hands leadership to the replica that should lead, or away from a node that should not.
-    async fn hand_over(&self, state: &MetaState, group: &Group, placement: &Placement) -> Result<()> {
+    /// The replica that should lead in place of this one: the preferred one, or any that can while this node should not.
+    fn should_lead(&self, state: &MetaState, group: &Group, placement: &Placement) -> Option<ReplicaId> {
         let drains =
             |node: NodeId| state.nodes.get(&node).is_some_and(|node| node.state == NodeState::Draining);
         let members = group.members();
@@ -322,21 +386,16 @@ impl Node {
             members.voters.get(&id).is_some_and(|&node| !drains(node)) && members.is_caught_up(id)
         };
         let preferred = placement.preferred_leader;
-        let target = if fit(preferred) {
+        // A node that refuses puts is no leader for anything, whoever prefers it.
+        let unfit = self.refuses_puts() || self.joined().is_some_and(|joined| drains(joined.node));
+        let target = if fit(preferred) && !(unfit && preferred == group.replica()) {
             preferred
-        } else if self.joined().is_some_and(|joined| drains(joined.node)) {
-            let Some(&other) = members.voters.keys().find(|&&id| id != group.replica() && fit(id)) else {
-                return Ok(());
-            };
-            other
+        } else if unfit {
+            *members.voters.keys().find(|&&id| id != group.replica() && fit(id))?
         } else {
-            return Ok(());
+            return None;
         };
-        if target == group.replica() {
-            return Ok(());
-        }
-        tracing::info!(group = %group.id(), replica = %target, "handing over leadership");
-        group.transfer_leader(target, TRANSFER_PATIENCE).await
+        (target != group.replica()).then_some(target)
     }
 
     /// Places shards and names the meta group's voters, if this node leads the meta group.

@@ -14,6 +14,7 @@ use kvd_proto::{
     v1,
 };
 use kvd_raft::{CallError, Group, Lane, Transport as _};
+use kvd_storage::space::Room;
 use kvd_types::{
     Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Result, ShardId, Write, WriteOp,
     cluster::Placement,
@@ -22,7 +23,11 @@ use kvd_types::{
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::{Node, Ordering, serve};
+use super::{
+    Node, Ordering,
+    forwarded::{Received, expected_bytes},
+    serve,
+};
 
 /// Between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
@@ -119,10 +124,11 @@ impl Node {
         Ok(self.reply(&routing, shard, response))
     }
 
-    /// Refuses puts while the disk has no room for the log's next segment. Deletes go on: they make room.
+    /// Refuses puts while the disk has no room, or none for the log's reserve. Deletes go on: they make room.
     fn check_room(&self, request: &Request) -> Result<()> {
         let grows = matches!(request, Request::Write(Write { op: WriteOp::Put { .. }, .. }));
-        if grows && self.disk_full.load(Ordering::Relaxed) {
+        let is_low = || self.disk().is_ok_and(|disk| disk.space.room() != Room::Enough);
+        if grows && (self.disk_full.load(Ordering::Relaxed) || is_low()) {
             return Err(Error::overloaded(
                 FULL_DISK_PAUSE,
                 "the disk of the shard's leader is full; make room, then retry",
@@ -203,20 +209,36 @@ impl Node {
         deadline: Instant,
     ) -> Result<Reply> {
         let is_write = request.is_write();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let operation = v1::Operation {
-            id: 0,
-            deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
-            request: Some(request_to_wire(request)),
+        let expected_bytes = expected_bytes(&request);
+        let network = Arc::clone(self.network()?);
+        let call = move || {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let operation = v1::Operation {
+                id: 0,
+                deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
+                request: Some(request_to_wire(request)),
+            };
+            let message = p::Envelope {
+                call: 0,
+                group: GroupId::from(shard).get(),
+                from_replica: 0,
+                to_replica: 0,
+                body: Some(Body::Operation(operation)),
+            };
+            network.call(node, Lane::Forward, message, left)
         };
-        let message = p::Envelope {
-            call: 0,
-            group: GroupId::from(shard).get(),
-            from_replica: 0,
-            to_replica: 0,
-            body: Some(Body::Operation(operation)),
+        let answered = match self.forwarded.receive(expected_bytes, deadline, call).await {
+            Received::Answer(answered) => answered,
+            Received::NotAsked => {
+                return Err(Error::new(
+                    ErrorKind::DeadlineExceeded,
+                    format!(
+                        "the deadline passed before node {node} could be asked: too many answers wait here"
+                    ),
+                ));
+            }
+            Received::Late => Err(CallError::NoAnswer(node, "none by the deadline".to_owned())),
         };
-        let answered = self.network()?.call(node, Lane::Forward, message, left).await;
         let result = match answered {
             Ok(p::Envelope { body: Some(Body::OperationResult(result)), .. }) => result,
             Ok(_) => {
