@@ -85,6 +85,11 @@ impl PeerHandler for Peers {
                 Some(Body::Operation(operation)) => {
                     Body::OperationResult(node.serve_forwarded(operation).await)
                 }
+                // The caller would be without a leader that takes puts.
+                Some(Body::TransferLeader(_)) if node.refuses_puts() => {
+                    let why = "this node's disk is full; another one must lead";
+                    Body::Refusal(refusal(Reason::ReplicaFailed, why.to_owned()))
+                }
                 Some(body) => match node.replica_for(group, to) {
                     Ok(group) => group.handle(body).await,
                     Err(refusal) => Body::Refusal(refusal),

@@ -127,14 +127,19 @@ impl Node {
     /// Refuses puts while the disk has no room, or none for the log's reserve. Deletes go on: they make room.
     fn check_room(&self, request: &Request) -> Result<()> {
         let grows = matches!(request, Request::Write(Write { op: WriteOp::Put { .. }, .. }));
-        let is_low = || self.disk().is_ok_and(|disk| disk.space.room() != Room::Enough);
-        if grows && (self.disk_full.load(Ordering::Relaxed) || is_low()) {
+        if grows && self.refuses_puts() {
             return Err(Error::overloaded(
                 FULL_DISK_PAUSE,
                 "the disk of the shard's leader is full; make room, then retry",
             ));
         }
         Ok(())
+    }
+
+    /// Whether the disk has no room, or none for the log's reserve.
+    pub(super) fn refuses_puts(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+            || self.disk().is_ok_and(|disk| disk.space.room() != Room::Enough)
     }
 
     async fn execute_on(
