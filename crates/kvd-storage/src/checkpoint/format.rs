@@ -88,12 +88,6 @@ pub(super) fn read_header(file: &dyn File, path: &Path, size_bytes: u64) -> Resu
         return Err(corrupt(path, 0, "this is no checkpoint"));
     }
     let version = head.get_u32_le();
-    if version > FORMAT_VERSION {
-        return Err(Error::NewerFormat { path: path.to_owned(), found: version, supported: FORMAT_VERSION });
-    }
-    if version != FORMAT_VERSION {
-        return Err(corrupt(path, 8, format!("version {version} never was")));
-    }
     let body_bytes = usize::try_from(head.get_u32_le()).unwrap_or(usize::MAX);
     if !(BODY_FIXED_BYTES..=BODY_FIXED_BYTES + STATE_HEADER_BYTES_MAX).contains(&body_bytes) {
         return Err(corrupt(path, 12, format!("a header of {body_bytes} bytes is out of bounds")));
@@ -106,6 +100,14 @@ pub(super) fn read_header(file: &dyn File, path: &Path, size_bytes: u64) -> Resu
     let (checked, mut crc) = header.split_at(HEADER_HEAD_BYTES + body_bytes);
     if crc32fast::hash(checked) != crc.get_u32_le() {
         return Err(corrupt(path, 0, "the header fails its checksum"));
+    }
+    // Only now: a rotten bit must not pass for a newer version, which would be for a person to deal with. So all versions
+    // have magic, version, length and checksum of the header where this one has them.
+    if version > FORMAT_VERSION {
+        return Err(Error::NewerFormat { path: path.to_owned(), found: version, supported: FORMAT_VERSION });
+    }
+    if version != FORMAT_VERSION {
+        return Err(corrupt(path, 8, format!("version {version} never was")));
     }
     let mut body = header.slice(HEADER_HEAD_BYTES..HEADER_HEAD_BYTES + body_bytes);
     let manifest = Manifest {

@@ -197,13 +197,17 @@ impl CheckpointStore {
     /// Gives a completely written file its name: see the invariants in [`super`].
     pub(super) fn publish(&self, file: Arc<dyn File>, temporary: &Path) -> Result<Checkpoint> {
         let Shared { disk, dir, .. } = self.shared.as_ref();
+        fail::fail_point!(crate::failpoints::CHECKPOINT_BEFORE_SYNC);
         files::sync_data(file.as_ref(), temporary)?;
         let mut checkpoint = Checkpoint::from_file(file, temporary)?;
         checkpoint.verify()?;
         let path = dir.join(file_name(&checkpoint.manifest));
         let mut known = self.shared.known.lock();
+        fail::fail_point!(crate::failpoints::CHECKPOINT_BEFORE_RENAME);
         disk.rename(temporary, &path).map_err(Error::io("rename a checkpoint to", &path))?;
+        fail::fail_point!(crate::failpoints::CHECKPOINT_AFTER_RENAME);
         files::sync_dir(disk.as_ref(), dir)?;
+        fail::fail_point!(crate::failpoints::CHECKPOINT_AFTER_DIR_SYNC);
         checkpoint.path.clone_from(&path);
         known.damaged.remove(&path);
         known.verified.insert(path.clone(), checkpoint.clone());

@@ -130,6 +130,7 @@ impl CheckpointWriter {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(file) = &self.file {
+            fail::fail_point!(crate::failpoints::CHECKPOINT_BEFORE_WRITE);
             file.write_all_at(bytes, self.offset).map_err(Error::io("write", &self.temporary))?;
         }
         self.digest.update(bytes);

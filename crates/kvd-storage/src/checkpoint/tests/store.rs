@@ -64,6 +64,9 @@ fn a_newer_format_is_an_error_and_not_passed_over() {
     let sample = Sample::new();
     let mut bytes = sample.bytes.clone();
     bytes[8] = 2;
+    let header_bytes = 16 + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    let crc = crc32fast::hash(&bytes[..header_bytes]).to_le_bytes();
+    bytes[header_bytes..header_bytes + 4].copy_from_slice(&crc);
     fs::write(sample.dir.path().join("00000000000000000043-00000000000000000002.checkpoint"), bytes).unwrap();
     let error = open_store(sample.dir.path()).latest().unwrap_err();
     assert!(matches!(error, Error::NewerFormat { found: 2, supported: 1, .. }), "{error}");
