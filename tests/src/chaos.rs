@@ -58,7 +58,7 @@ pub use options::Options;
 
 use self::{
     drive::Drive,
-    fault::{KINDS, Kind},
+    fault::{KINDS, Kind, UNCLAIMED},
     load::Load,
     log::say,
     machine::Setup,
@@ -115,6 +115,9 @@ pub async fn run(options: Options) -> Result<bool> {
             for kind in KINDS {
                 say(&format!("{:<18}{}", kind.name, kind.right));
             }
+            for kind in UNCLAIMED {
+                say(&format!("{:<18}{} (not claimed yet: only by name)", kind.name, kind.right));
+            }
             Ok(true)
         }
         None => in_place(&run).await,
@@ -145,12 +148,12 @@ async fn in_place(options: &RunOptions) -> Result<bool> {
         fs::remove_dir_all(&dir)?;
     } else {
         let kept = kept(&dir, seed)?;
-        say(&format!(
-            "kept in {}: logs, disks (mount -o loop), the history\nthe history again: kvd-check {}\nthe same plan again: {}",
-            kept.display(),
-            kept.join(HISTORY).display(),
-            options.command(seed)
-        ));
+        say(&format!("kept in {}: logs, disks (mount -o loop), the history", kept.display()));
+        let history = kept.join(HISTORY);
+        if history.exists() {
+            say(&format!("the history again: kvd-check {}", history.display()));
+        }
+        say(&format!("the same plan again: {}", options.command(seed)));
     }
     ended
 }
@@ -283,9 +286,10 @@ async fn rounds(drive: &mut Drive, options: &RunOptions, load: &Load, begun: Ins
 /// Shows what came of it, writes the summary, and says whether all was well.
 fn tell(world: &World, mut summary: Summary, options: &RunOptions) -> Result<bool> {
     let violations = world.violations();
+    summary.faults_total = world.counted(drive::FAULTS);
     summary.power_cuts = world.counted(fault::POWER_CUTS);
     summary.bit_flips = world.counted(fault::BIT_FLIPS);
-    summary.restarts = world.counted("restarts");
+    summary.restarts = world.counted(drive::RESTARTS);
     summary.violations = violations.len();
     summary.judge();
     summary.show();

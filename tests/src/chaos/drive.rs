@@ -25,10 +25,15 @@ use super::{
 
 /// The name under which rounds with several faults are reported.
 pub(crate) const MIXED: &str = "several at once";
+/// What faults, and nodes that are started again, are counted as.
+pub(crate) const FAULTS: &str = "faults";
+pub(crate) const RESTARTS: &str = "restarts";
 /// A node that has ended by itself is started again so soon, as a supervisor does.
 const SUPERVISOR_INTERVAL: Duration = Duration::from_millis(200);
 /// What a panic of a node's looks like in its log.
 const PANIC: &str = "panicked at";
+/// A recovery that takes longer is of interest.
+const SLOW_MS: u64 = 5000;
 /// Lines of each log that are shown with a cluster that doesn't recover.
 const LINES_SHOWN: usize = 15;
 
@@ -78,6 +83,11 @@ impl Drive {
         let healthy_ms = self.world.now_ms();
         self.look_for_panics();
         let name = if let [kind] = kinds.as_slice() { kind.name } else { MIXED };
+        if let Ok(missing) = &recovered
+            && healthy_ms.saturating_sub(healed_ms) > SLOW_MS
+        {
+            self.say(&format!("a slow recovery; missing at last: {missing}"));
+        }
         if let Err(why) = &recovered {
             let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
             self.world.violation(format!(
@@ -108,6 +118,7 @@ impl Drive {
     async fn strike(&self, strike: &Strike) -> Result<()> {
         sleep(Duration::from_millis(strike.begins_ms)).await;
         self.say(&format!("begins: {strike}"));
+        self.world.count(FAULTS, 1);
         let mut fault = strike.fault();
         let injected = fault.inject(&self.world).await;
         if injected.is_ok() {
@@ -138,7 +149,7 @@ impl Drive {
                     self.world.violation(format!("{} has ended by itself: {last}", machine.name));
                 }
                 self.say(&format!("{} has ended, and is started again", machine.name));
-                self.world.count("restarts", 1);
+                self.world.count(RESTARTS, 1);
                 machine.start().await;
             }
             sleep(SUPERVISOR_INTERVAL).await;

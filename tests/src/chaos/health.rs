@@ -24,13 +24,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// What all nodes say of their replicas, by group.
 type Replicas = BTreeMap<GroupId, Vec<ReplicaStatus>>;
 
-/// Waits until the cluster is healthy; else says what is missing.
-pub(crate) async fn healthy(world: &World, client: &Client) -> Result<(), String> {
+/// Waits until the cluster is healthy; else says what is missing. If it was, gives what was missing last.
+pub(crate) async fn healthy(world: &World, client: &Client) -> Result<String, String> {
     let mut committed = None;
     until_deadline(async || {
         let replicas = look(world, client).await?;
         let now = committed_in(&replicas);
-        let before = committed.replace(now).ok_or("one look is not enough")?;
+        let Some(before) = committed.replace(now) else { return Err("one look is not enough".to_owned()) };
         for (group, all) in &replicas {
             let target = before.get(group).copied().unwrap_or_default();
             if let Some(behind) = all.iter().find(|replica| replica.applied_index < target) {
@@ -43,7 +43,7 @@ pub(crate) async fn healthy(world: &World, client: &Client) -> Result<(), String
 }
 
 /// Waits until the cluster is healthy and each node leads some shard; else says what is missing.
-pub(crate) async fn all_lead(world: &World, client: &Client) -> Result<(), String> {
+pub(crate) async fn all_lead(world: &World, client: &Client) -> Result<String, String> {
     healthy(world, client).await?;
     until_deadline(async || {
         for machine in &world.machines {
@@ -59,7 +59,7 @@ pub(crate) async fn all_lead(world: &World, client: &Client) -> Result<(), Strin
 
 /// Waits until all replicas of each group have applied the same and hold the same, while nobody writes; else says what
 /// differs.
-pub(crate) async fn agreed(world: &World, client: &Client) -> Result<(), String> {
+pub(crate) async fn agreed(world: &World, client: &Client) -> Result<String, String> {
     until_deadline(async || {
         for (group, replicas) in look(world, client).await? {
             let held: BTreeSet<_> =
@@ -73,12 +73,12 @@ pub(crate) async fn agreed(world: &World, client: &Client) -> Result<(), String>
     .await
 }
 
-async fn until_deadline(mut look: impl AsyncFnMut() -> Result<(), String>) -> Result<(), String> {
+async fn until_deadline(mut look: impl AsyncFnMut() -> Result<(), String>) -> Result<String, String> {
     let deadline = Instant::now() + RECOVERY_DEADLINE;
     let mut missing = "nothing was seen".to_owned();
     while Instant::now() < deadline {
         match tokio::time::timeout_at(deadline, look()).await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => return Ok(missing),
             Ok(Err(why)) => missing = why,
             Err(_elapsed) => {}
         }
@@ -179,6 +179,6 @@ async fn replicas(topology: &Topology, client: &Client) -> Result<Replicas, Stri
 }
 
 /// Waits until one node says that it is ready; else says what it says.
-pub(crate) async fn ready(machine: &Machine) -> Result<(), String> {
+pub(crate) async fn ready(machine: &Machine) -> Result<String, String> {
     until_deadline(async || is_ready(machine).await).await
 }

@@ -49,6 +49,7 @@ pub(crate) struct Summary {
     pub(crate) operations: usize,
     /// Of which nobody can tell whether they happened.
     pub(crate) unknown: usize,
+    pub(crate) faults_total: u64,
     pub(crate) faults: BTreeMap<String, Figures>,
     /// Machines that lost their power, once for each time.
     pub(crate) power_cuts: u64,
@@ -99,13 +100,14 @@ impl Summary {
             say(&format!("SKIPPED: {skipped}"));
         }
         say(&format!(
-            "{} s, {} operations of {} clients, {} of unknown outcome, {} rounds, {} power cuts, {} bits flipped, {} nodes \
+            "{} s, {} operations of {} clients, {} of unknown outcome, {} rounds with {} faults, {} power cuts, {} bits flipped, {} nodes \
              restarted, {} violations",
             self.seconds,
             self.operations,
             self.clients,
             self.unknown,
             self.rounds,
+            self.faults_total,
             self.power_cuts,
             self.bit_flips,
             self.restarts,

@@ -1,10 +1,12 @@
-//! A disk without a byte to spare, and later with room again.
+//! A disk without a byte to spare, and later with room again. Sometimes the node is killed and started meanwhile.
 //!
 //! A store keeps some room for itself, so that a full disk is felt only once that is used up: large values are written all
 //! the while.
 
 use anyhow::Result;
 use futures::{FutureExt as _, future::LocalBoxFuture};
+use rand::RngExt as _;
+use tokio::time::{Duration, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Fault, Kind, Need, Part, USUAL};
@@ -14,6 +16,8 @@ use crate::chaos::world::World;
 const VALUE_BYTES: usize = 256 * 1024;
 /// Keys that they are put to, so that the store doesn't grow. No history has them.
 const KEYS: u32 = 100;
+/// A node that doesn't start has ended by then.
+const START_TIME: Duration = Duration::from_secs(3);
 /// Large values under way at a time.
 const WRITERS: u32 = 4;
 
@@ -23,12 +27,16 @@ pub(super) const FULL_DISK: Kind = Kind {
     claims: &[Part::Disk, Part::Process],
     needs: &[Need { what: "fallocate", package: "util-linux" }],
     lasts_ms: 4000..=8000,
-    make: |victims, _| Box::new(FullDisk { victims: victims.to_vec(), writers: Vec::new() }),
+    make: |victims, random| {
+        Box::new(FullDisk { victims: victims.to_vec(), is_restarted: random.random(), writers: Vec::new() })
+    },
     ..USUAL
 };
 
 struct FullDisk {
     victims: Vec<usize>,
+    /// Whether the nodes are killed and started while their disks are full.
+    is_restarted: bool,
     writers: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -51,6 +59,18 @@ impl FullDisk {
     }
 
     async fn free(&mut self, world: &World) -> Result<()> {
+        if self.is_restarted {
+            for &victim in &self.victims {
+                let machine = world.machine(victim);
+                machine.kill().await;
+                machine.start().await;
+                sleep(START_TIME).await;
+                if !machine.runs().await {
+                    world.violation(format!("{} does not start with a full disk", machine.name));
+                    machine.start().await;
+                }
+            }
+        }
         self.writers.clear();
         self.victims.iter().try_for_each(|&victim| world.machine(victim).disk.free())
     }

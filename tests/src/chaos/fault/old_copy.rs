@@ -1,4 +1,5 @@
-//! An old copy of a node's disk is put back, as from a backup.
+//! An old copy of a node's disk is put back, as from a backup: one that was made while the node was stopped, or one that
+//! was made in a moment while it ran.
 //!
 //! The node has voted and acknowledged since. It must not be believed: it would do both again, differently.
 
@@ -17,32 +18,65 @@ pub(super) const OLD_COPY: Kind = Kind {
     claims: &[Part::Disk, Part::Process],
     lasts_ms: 500..=2000,
     may_end: true,
-    make: |victims, random| Box::new(OldCopy { victim: victims[0], starts: random.random_range(1..=2) }),
+    make: |victims, random| {
+        let made = Made::Stopped { starts: random.random_range(1..=2) };
+        Box::new(OldCopy { victim: victims[0], made })
+    },
     ..USUAL
 };
 
+pub(super) const SNAPSHOT: Kind = Kind {
+    name: "snapshot",
+    right: "as old-copy, with a copy that was made in a moment while the node ran",
+    make: |victims, _| Box::new(OldCopy { victim: victims[0], made: Made::Running }),
+    ..OLD_COPY
+};
+
+/// How the copy was made.
+#[derive(Debug)]
+enum Made {
+    /// While the node was stopped; it has started so often since.
+    Stopped { starts: u32 },
+    /// While the node ran, as all of the disk was at one moment.
+    Running,
+}
+
 struct OldCopy {
     victim: usize,
-    /// How often the node starts after the copy was made.
-    starts: u32,
+    made: Made,
 }
 
 impl OldCopy {
     fn copy(&self, world: &World) -> PathBuf {
-        world.machine(self.victim).disk.path().join("old-copy")
+        world.dir.join(format!("{}-copy", world.machine(self.victim).name))
+    }
+
+    async fn copy_now(&self, world: &World) -> Result<()> {
+        let data = world.machine(self.victim).data_dir();
+        line(&format!("cp -a {} {}", data.display(), self.copy(world).display())).await.map(drop)
     }
 
     async fn take(&self, world: &World) -> Result<()> {
         let machine = world.machine(self.victim);
-        machine.stop().await?;
-        line(&format!("cp -a {} {}", machine.data_dir().display(), self.copy(world).display())).await?;
-        for start in 0..self.starts {
-            if start > 0 {
-                machine.stop().await?;
+        match self.made {
+            Made::Running => {
+                machine.disk.freeze().await?;
+                let copied = self.copy_now(world).await;
+                machine.disk.thaw().await?;
+                copied?;
             }
-            machine.start().await;
-            if let Err(why) = health::ready(machine).await {
-                world.violation(format!("after a copy of its disk was made: {why}"));
+            Made::Stopped { starts } => {
+                machine.stop().await?;
+                self.copy_now(world).await?;
+                for start in 0..starts {
+                    if start > 0 {
+                        machine.stop().await?;
+                    }
+                    machine.start().await;
+                    if let Err(why) = health::ready(machine).await {
+                        world.violation(format!("after a copy of its disk was made: {why}"));
+                    }
+                }
             }
         }
         Ok(())
@@ -56,10 +90,8 @@ impl OldCopy {
         line(&format!("mv {} {}", self.copy(world).display(), data.display())).await?;
         machine.start().await;
         if machine.ended().await.is_err() {
-            world.violation(format!(
-                "{} goes on with an old copy of its disk, made {} starts before",
-                machine.name, self.starts
-            ));
+            world
+                .violation(format!("{} goes on with an old copy of its disk: {:?}", machine.name, self.made));
             machine.kill().await;
         }
         line(&format!("rm -r {}", data.display())).await?;
