@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use kvd_proto::operation::refusal;
 use kvd_types::{
     Error, Outcome, Result,
-    limits::{MESSAGE_BYTES_MAX, REQUEST_DEADLINE_DEFAULT, REQUEST_DEADLINE_MAX},
+    limits::{ANSWER_BYTES_MAX, REQUEST_DEADLINE_DEFAULT, REQUEST_DEADLINE_MAX},
     operation::{Reply, Request, Response},
 };
 use tokio::time::Instant;
@@ -14,9 +14,6 @@ use crate::{
     metrics::{SharedMetrics, code_of},
     store::Store,
 };
-
-/// Largest answer to a batch-get, in bytes of keys and values: it must fit a message with its framing.
-const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (512 << 10);
 
 /// The way from a transport to the store. Cheap to clone.
 #[derive(Clone)]

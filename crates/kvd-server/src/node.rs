@@ -53,6 +53,7 @@ use crate::{
 mod bootstrap;
 mod disk;
 mod engine;
+mod forwarded;
 mod listen;
 mod meta;
 mod observe;
@@ -105,6 +106,8 @@ pub(crate) struct Node {
     announced_at: OnceLock<ReplicaId>,
     /// No file can be made for the log's next segment.
     disk_full: AtomicBool,
+    /// Room for other nodes' answers to what this one has passed on.
+    forwarded: forwarded::Room,
     routing: ArcSwapOption<Routing>,
     topology: watch::Sender<Arc<v1::Topology>>,
     metrics: SharedMetrics,
@@ -161,6 +164,7 @@ impl Node {
             meta: watch::Sender::new(Arc::default()),
             announced_at: OnceLock::new(),
             disk_full: AtomicBool::new(false),
+            forwarded: forwarded::Room::new(),
             routing: ArcSwapOption::empty(),
             topology: watch::Sender::new(Arc::default()),
             metrics,

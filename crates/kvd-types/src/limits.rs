@@ -15,6 +15,8 @@ pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 pub const BATCH_KEYS_MAX: usize = 1024;
 /// Largest gRPC message that a server or client decodes: a request, a reply with a previous value, and framing.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Largest answer to a batch-get, in bytes of keys and values: it must fit a message with its framing.
+pub const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (512 << 10);
 /// Most operations in one frame of a pipeline.
 pub const FRAME_OPERATIONS_MAX: usize = 1024;
 /// Most operations in flight on one pipeline; the server stops reading frames beyond it.
@@ -90,6 +92,7 @@ pub const REQUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);
 const _: () = {
     assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX < REQUEST_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX + VALUE_BYTES_MAX < MESSAGE_BYTES_MAX);
+    assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= ANSWER_BYTES_MAX);
     assert!(SCAN_BYTES_MAX + VALUE_BYTES_MAX + KEY_BYTES_MAX < MESSAGE_BYTES_MAX);
     assert!(ENTRY_BYTES_TARGET + REQUEST_BYTES_MAX < ENTRY_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX <= PROPOSAL_QUEUE_BYTES_MAX);

@@ -5,6 +5,7 @@
 mod availability;
 mod catch_up;
 mod corruption;
+mod hostile;
 mod identity;
 mod kills;
 mod kvctl;

@@ -1,6 +1,6 @@
 //! The receiving side.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -15,16 +15,19 @@ use kvd_proto::{
     },
 };
 use kvd_types::{Error, ReplicaId, Result};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{CALLS_PER_LANE_MAX, FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, Handshake};
+use super::{CALLS_PER_LANE_MAX, FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_MESSAGES_MAX, Handshake};
 use crate::group::Group;
 
 /// Frames of answers that may wait in a connection.
 const FRAMES_WAITING_MAX: usize = 4;
+/// Bytes of answers that may wait for a frame. At the bound no call is taken and none goes on, until some have been sent.
+const ANSWERS_WAITING_BYTES_MAX: usize = 4 * FRAME_BYTES_TARGET;
 
 /// What a node does with calls.
 pub trait PeerHandler: Send + Sync + 'static {
@@ -142,9 +145,10 @@ async fn serve_lane<H: PeerHandler>(
     answers: mpsc::Sender<Result<p::Frame, Status>>,
 ) {
     let mut serving: FuturesUnordered<BoxFuture<'static, p::Envelope>> = FuturesUnordered::new();
-    let mut ready = Vec::new();
+    let mut ready = Ready::default();
     loop {
-        let room = serving.len() + ready.len() < CALLS_PER_LANE_MAX;
+        let is_full = ready.bytes >= ANSWERS_WAITING_BYTES_MAX;
+        let room = serving.len() + ready.answers.len() < CALLS_PER_LANE_MAX && !is_full;
         tokio::select! {
             frame = calls.message(), if room => match frame {
                 Ok(Some(frame)) => {
@@ -157,21 +161,50 @@ async fn serve_lane<H: PeerHandler>(
                 }
                 Ok(None) | Err(_) => return,
             },
-            Some(answer) = serving.next() => {
+            Some(answer) = serving.next(), if !is_full => {
                 ready.push(answer);
                 // Whatever else is ready goes along.
-                while let Some(Some(answer)) = serving.next().now_or_never() {
+                while ready.bytes < ANSWERS_WAITING_BYTES_MAX
+                    && let Some(Some(answer)) = serving.next().now_or_never()
+                {
                     ready.push(answer);
                 }
             }
-            slot = answers.reserve(), if !ready.is_empty() => match slot {
-                Ok(slot) => {
-                    let rest = ready.split_off(ready.len().min(FRAME_MESSAGES_MAX));
-                    slot.send(Ok(p::Frame { envelopes: std::mem::replace(&mut ready, rest) }));
-                }
+            slot = answers.reserve(), if !ready.answers.is_empty() => match slot {
+                Ok(slot) => slot.send(Ok(ready.take_frame())),
                 Err(_closed) => return,
             },
         }
+    }
+}
+
+/// Answers that wait for a frame, in the order in which they came about.
+#[derive(Default)]
+struct Ready {
+    answers: VecDeque<p::Envelope>,
+    bytes: usize,
+}
+
+impl Ready {
+    fn push(&mut self, answer: p::Envelope) {
+        self.bytes += answer.encoded_len();
+        self.answers.push_back(answer);
+    }
+
+    /// The next frame: at least one answer, and no more than the caller decodes, whatever each of them weighs.
+    fn take_frame(&mut self) -> p::Frame {
+        let mut frame = p::Frame::default();
+        let mut bytes = 0;
+        while frame.envelopes.len() < FRAME_MESSAGES_MAX
+            && bytes < FRAME_BYTES_TARGET
+            && let Some(answer) = self.answers.pop_front()
+        {
+            let answer_bytes = answer.encoded_len();
+            bytes += answer_bytes;
+            self.bytes = self.bytes.saturating_sub(answer_bytes);
+            frame.envelopes.push(answer);
+        }
+        frame
     }
 }
 
@@ -189,5 +222,37 @@ fn hand_over<H: PeerHandler>(
     match serving.as_mut().now_or_never() {
         Some(answer) => Ok(p::Envelope { call, ..answer }),
         None => Err(async move { p::Envelope { call, ..serving.await } }.boxed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use kvd_proto::v1;
+
+    use super::*;
+
+    fn answer(call: u64, value_bytes: usize) -> p::Envelope {
+        use v1::operation_result::Response;
+
+        let kv = v1::KeyValue { value: Bytes::from(vec![0; value_bytes]), ..Default::default() };
+        let response = Response::Get(v1::GetResponse { kv: Some(kv), ..Default::default() });
+        let result = v1::OperationResult { id: 0, response: Some(response) };
+        p::Envelope { call, body: Some(p::envelope::Body::OperationResult(result)), ..Default::default() }
+    }
+
+    #[test]
+    fn a_frame_of_answers_is_never_larger_than_what_its_receiver_decodes() {
+        let mut ready = Ready::default();
+        let sizes = (0..600).map(|call| if call % 3 == 0 { 1 << 20 } else { 10 });
+        (0..).zip(sizes).for_each(|(call, bytes)| ready.push(answer(call, bytes)));
+        let mut calls = Vec::new();
+        while !ready.answers.is_empty() {
+            let frame = ready.take_frame();
+            assert!(!frame.envelopes.is_empty() && frame.envelopes.len() <= FRAME_MESSAGES_MAX);
+            assert!(frame.encoded_len() <= FRAME_BYTES_MAX, "{} bytes", frame.encoded_len());
+            calls.extend(frame.envelopes.iter().map(|answer| answer.call));
+        }
+        assert_eq!((calls, ready.bytes), ((0..600).collect(), 0));
     }
 }

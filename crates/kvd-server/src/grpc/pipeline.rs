@@ -12,8 +12,9 @@
 //! At most [`PIPELINE_WINDOW_MAX`] operations and about [`WINDOW_BYTES_MAX`] bytes of requests are in flight; beyond
 //! either, nothing is read and HTTP/2's windows fill up. A frame of the client's has at most [`FRAME_OPERATIONS_MAX`]
 //! operations and [`REQUEST_BYTES_MAX`] bytes, or the stream fails with an error that names the limit. A frame of answers
-//! is ended when it reaches [`FRAME_BYTES_TARGET`]. What answers weigh before they are sent is not known when their
-//! operations start, so it is bounded by their number alone.
+//! is ended when it reaches [`FRAME_BYTES_TARGET`]. What answers weigh is not known when their operations start. Those that
+//! this node gives are made one by one, when there is room for a frame; those of other nodes arrive by themselves, and
+//! wait in a bounded room of the node's.
 //!
 //! # What fails what
 //! An operation that makes no sense fails alone, by its id. A frame that breaks a limit fails the stream: its client is

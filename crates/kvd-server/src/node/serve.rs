@@ -8,7 +8,7 @@ use kvd_proto::operation::refusal;
 use kvd_raft::Group;
 use kvd_types::{
     Command, Error, ErrorKind, Outcome, Result, WriteOp,
-    limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX},
+    limits::{ANSWER_BYTES_MAX, SCAN_BYTES_MAX, SCAN_ROWS_MAX},
     operation::{Request, Response, ScanPage},
 };
 use tokio::time::Instant;
@@ -42,8 +42,16 @@ async fn serve_unbounded(group: &Group, request: Request) -> Result<Response> {
         }
         Request::BatchGet(keys) => {
             let reader = read(group).await?;
+            let mut bytes = 0;
             let found = keys.into_iter().map(|key| {
                 let found = reader.get(&key).map_err(|error| group.read_failed(&error))?;
+                bytes += found.as_ref().map_or(0, |record| key.as_bytes().len() + record.value.len());
+                // Here and not when all is there: a batch may ask for a gibibyte.
+                if bytes > ANSWER_BYTES_MAX {
+                    return Err(Error::invalid(format!(
+                        "the batch's answer has more than {ANSWER_BYTES_MAX} bytes, the most that an answer has: ask for fewer keys"
+                    )));
+                }
                 Ok(found.map(|record| (key, record)))
             });
             let found = found.collect::<Result<_>>()?;

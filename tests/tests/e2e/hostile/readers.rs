@@ -1,0 +1,136 @@
+//! Clients that ask for much and read none of it.
+
+use kvd_proto::v1::{Operation, PipelineRequest, operation::Request as Wire};
+use tokio::sync::mpsc;
+
+use super::*;
+
+const VALUE_BYTES: usize = 1 << 20;
+const VALUES: usize = 24;
+/// HTTP clients that read nothing.
+const DEAF: usize = 30;
+/// Gets on one pipeline: as many as it takes at most.
+const GETS: usize = 4096;
+
+fn gets(keys: &[String], count: usize) -> Vec<Operation> {
+    let get = |key: &String| Wire::Get(v1::GetRequest { key: key.clone().into() });
+    let operations = (0..).zip(keys.iter().cycle().take(count));
+    operations.map(|(id, key)| Operation { id, deadline_ms: 30_000, request: Some(get(key)) }).collect()
+}
+
+/// A pipeline on which so many gets are asked, and none of whose answers are read; to be kept.
+async fn ask(
+    kv: &mut KvClient<Channel>,
+    keys: &[String],
+    count: usize,
+) -> (mpsc::Sender<PipelineRequest>, tonic::Streaming<v1::PipelineResponse>) {
+    let (frames, taken) = mpsc::channel(8);
+    let taken = futures::stream::unfold(taken, |mut taken| async { Some((taken.recv().await?, taken)) });
+    let answers = kv.pipeline(taken).await.expect("a pipeline").into_inner();
+    for operations in gets(keys, count).chunks(1000) {
+        frames.send(PipelineRequest { operations: operations.to_vec() }).await.expect("the stream is open");
+    }
+    (frames, answers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelines_whose_answers_nobody_reads_stall_alone() {
+    let mut scene = Scene::start().await;
+    let keys = write_values(&scene.client, VALUES, VALUE_BYTES).await;
+    scene.vitals = scene.cluster.nodes().iter().map(Vitals::of).collect();
+    let mut stalled = Vec::new();
+    // Whatever the leaders are, two thirds of these are passed on to other nodes.
+    for node in scene.cluster.nodes() {
+        let mut kv = guest(node.client_address()).await;
+        for _ in 0..4 {
+            stalled.push(ask(&mut kv, &keys, GETS).await);
+        }
+    }
+    for _ in 0..10 {
+        scene.check().await;
+    }
+    drop(stalled);
+    until("the memory to come back", async || {
+        let harm: Vec<u64> = scene.vitals.iter().map(|vitals| vitals.harm_bytes() >> 20).collect();
+        if harm.iter().all(|&mib| mib < 128) { Ok(()) } else { Err(format!("{harm:?} MiB")) }
+    })
+    .await;
+    scene.check().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_large_answers_that_are_passed_on_all_arrive() {
+    let scene = Scene::start().await;
+    let keys = write_values(&scene.client, VALUES, VALUE_BYTES).await;
+    for node in scene.cluster.nodes() {
+        let mut kv = guest(node.client_address()).await;
+        let (_frames, mut answers) = ask(&mut kv, &keys, 200).await;
+        let mut found = 0;
+        while found < 200 {
+            let frame = tokio::time::timeout(PATIENCE, answers.message()).await.expect("an answer");
+            for result in frame.expect("a frame").expect("the stream goes on").results {
+                let Some(v1::operation_result::Response::Get(got)) = &result.response else {
+                    panic!("get {} came to {:?}", result.id, result.response)
+                };
+                assert_eq!(got.kv.as_ref().map(|kv| kv.value.len()), Some(VALUE_BYTES));
+                found += 1;
+            }
+        }
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_whose_answer_would_be_too_large_is_refused_before_it_is_gathered() {
+    let mut scene = Scene::start().await;
+    let keys = write_values(&scene.client, VALUES, VALUE_BYTES).await;
+    scene.vitals = scene.cluster.nodes().iter().map(Vitals::of).collect();
+    let batch = || v1::BatchGetRequest {
+        keys: keys.iter().cycle().take(1024).map(|key| key.clone().into()).collect(),
+    };
+    for node in scene.cluster.nodes() {
+        let kv = guest(node.client_address()).await;
+        let asked = (0..4).map(|_| {
+            let mut kv = kv.clone();
+            let mut batch = tonic::Request::new(batch());
+            batch.set_timeout(PATIENCE);
+            async move { kv.batch_get(batch).await }
+        });
+        for answer in futures::future::join_all(asked).await {
+            let status = answer.expect_err("a gibibyte is no answer");
+            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status:?}");
+            assert!(status.message().contains("fewer keys"), "{status:?}");
+        }
+        scene.vitals.iter().for_each(Vitals::check_memory);
+    }
+    scene.check().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_clients_that_read_no_answer_are_hung_up_on() {
+    let mut scene = Scene::start().await;
+    // In JSON each of these bytes is six, so that an answer is more than the system takes for a connection.
+    scene.client.put("large", vec![1; VALUE_BYTES]).await.expect("a value can be put");
+    scene.vitals = scene.cluster.nodes().iter().map(Vitals::of).collect();
+    let before = scene.vitals[0].handles();
+    let address = scene.cluster.node(0).http_address();
+    let mut deaf = Vec::new();
+    for _ in 0..DEAF {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let mut connection = socket.connect(address).await.expect("a node that listens");
+        let request = b"GET /store/large HTTP/1.1\r\nhost: kvd\r\n\r\n";
+        connection.write_all(request).await.expect("a node that listens");
+        deaf.push(connection);
+    }
+    scene.check().await;
+    until("the node to hang up", async || {
+        let now = scene.vitals[0].handles();
+        if now <= before + DEAF / 2 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
+    })
+    .await;
+    drop(deaf);
+    scene.end().await;
+}
