@@ -163,7 +163,9 @@ impl Identity {
         let file = disk.create(&temporary).map_err(Error::io("create", &temporary))?;
         file.write_all_at(text.as_bytes(), 0).map_err(Error::io("write", &temporary))?;
         files::sync_data(file.as_ref(), &temporary)?;
+        fail::fail_point!(crate::failpoints::IDENTITY_BEFORE_RENAME);
         disk.rename(&temporary, &path).map_err(Error::io("replace", &path))?;
+        fail::fail_point!(crate::failpoints::IDENTITY_AFTER_RENAME);
         files::sync_dir(disk, data_dir)
     }
 

@@ -8,6 +8,7 @@
 //!   drained to the engine in large batches.
 //! - [`checkpoint`]: a replica's whole state at one log index, as one checksummed file.
 //! - [`identity`]: whose disk this is. [`space`]: whether there is room on it.
+//! - [`failpoints`]: where tests can stop all that.
 //!
 //! # The rule
 //! The truth is log + checkpoint. A write is durable when it is in the log and synced; the engine is a cache of what
@@ -20,6 +21,7 @@ pub mod checkpoint;
 pub mod disk;
 pub mod engine;
 pub mod error;
+pub mod failpoints;
 mod files;
 pub mod identity;
 pub mod log;

@@ -473,9 +473,11 @@ impl Shared {
             return;
         }
         let bytes = items.iter().map(|item| item.bytes).sum();
+        fail::fail_point!(crate::failpoints::LOG_BEFORE_CALLBACKS);
         for done in items.into_iter().filter_map(|item| item.done) {
             done(Ok(()));
         }
+        fail::fail_point!(crate::failpoints::LOG_AFTER_CALLBACKS);
         self.queue.release(bytes);
     }
 

@@ -281,7 +281,9 @@ impl Table {
                 None => batch.delete(key.clone()),
             }
         }
+        fail::fail_point!(crate::failpoints::DRAIN_BEFORE_BATCH);
         self.tree(slot).apply(batch)?;
+        fail::fail_point!(crate::failpoints::DRAIN_AFTER_BATCH);
         // Only now: see "A look-up never misses a row".
         self.state.write().frozen = None;
         Ok(())

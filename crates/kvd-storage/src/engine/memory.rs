@@ -97,9 +97,11 @@ impl Engine for MemoryEngine {
     }
 
     fn flush(&self) -> Result<()> {
+        fail::fail_point!(crate::failpoints::FLUSH_BEFORE);
         for tree in self.trees.lock().values() {
             tree.content.write().flushed.clear();
         }
+        fail::fail_point!(crate::failpoints::FLUSH_AFTER);
         Ok(())
     }
 }

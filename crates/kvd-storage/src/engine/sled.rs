@@ -202,12 +202,14 @@ impl Engine for SledEngine {
     fn flush(&self) -> Result<()> {
         let flusher = self.flusher.lock();
         self.health.check()?;
+        fail::fail_point!(crate::failpoints::FLUSH_BEFORE);
         if let Err(source) = flusher.flush() {
             self.health.failed.store(true, Ordering::SeqCst);
             // Closing would flush once more, which hangs: with one handle leaked it is never closed.
             Box::leak(Box::new(flusher.clone()));
             return Err(Error::Fatal { context: "flush the engine in", path: self.path.clone(), source });
         }
+        fail::fail_point!(crate::failpoints::FLUSH_AFTER);
         Ok(())
     }
 }

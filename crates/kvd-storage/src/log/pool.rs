@@ -305,7 +305,9 @@ impl Pool {
         if let Some(free) = free {
             let old = segment_path(&self.dir, free);
             if self.disk.open(&old)?.size_bytes()? == self.segment_bytes {
+                fail::fail_point!(crate::failpoints::SEGMENT_BEFORE_RECYCLE);
                 self.disk.rename(&old, &path)?;
+                fail::fail_point!(crate::failpoints::SEGMENT_AFTER_RECYCLE);
                 self.disk.sync_dir(&self.dir)?;
                 return Ok(Prepared { sequence, file: Arc::from(self.disk.open(&path)?) });
             }
@@ -329,6 +331,7 @@ impl Pool {
                 return Err(error);
             }
         };
+        fail::fail_point!(crate::failpoints::SEGMENT_BEFORE_PUBLISH);
         self.disk.rename(&unfinished, &path)?;
         self.disk.sync_dir(&self.dir)?;
         Ok(file)

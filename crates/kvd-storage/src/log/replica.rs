@@ -122,7 +122,9 @@ impl ReplicaLog {
     /// # Errors
     /// Told to `done`: `InvalidInput` if it is longer than [`STATE_BYTES_MAX`]; everything else is final.
     pub fn save_vote(&self, vote: Bytes, done: Done) {
+        fail::fail_point!(crate::failpoints::VOTE_BEFORE);
         self.submit(Operation::Vote(vote), Some(done));
+        fail::fail_point!(crate::failpoints::VOTE_AFTER);
     }
 
     /// Notes how far the group has committed. Becomes durable with the next append or vote.
@@ -148,7 +150,31 @@ impl ReplicaLog {
     /// # Errors
     /// Final: the log is dead or closed, or the replica removed.
     pub fn purge(&self, upto: EntryId) -> io::Result<()> {
-        self.submit_unsynced(Operation::Purge(upto))
+        fail::fail_point!(crate::failpoints::PURGE_BEFORE);
+        let purged = self.submit_unsynced(Operation::Purge(upto));
+        fail::fail_point!(crate::failpoints::PURGE_AFTER);
+        purged
+    }
+
+    /// As [`ReplicaLog::purge`], but refuses to drop an entry that nothing else covers: what is purged must have been
+    /// applied and be in a durable checkpoint, or a restart could not rebuild the state. `covered` is how far both reach.
+    /// An entry beyond the end is no entry that is dropped: the log goes on behind a state that came from elsewhere.
+    ///
+    /// # Errors
+    /// `InvalidInput` if entries after `covered` would be dropped: nothing was. Else as [`ReplicaLog::purge`].
+    pub fn purge_covered(&self, upto: EntryId, covered: Option<LogIndex>) -> io::Result<()> {
+        let drops = self.first().is_some_and(|first| first <= upto.index) && self.id(upto.index).is_some();
+        if drops && covered < Some(upto.index) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "replica {}: entries up to {} are not to be purged, for checkpoint and applied state reach only to \
+                     {covered:?}; this is a bug in kvd",
+                    self.replica.id, upto.index
+                ),
+            ));
+        }
+        self.purge(upto)
     }
 
     /// The entries with those indices, as far as they are there, of at most so many bytes of payload but at least one.

@@ -228,7 +228,9 @@ impl Core {
         self.write()?;
         self.sync()?;
         let previous = (self.segment.sequence, self.offset);
+        fail::fail_point!(crate::failpoints::SEGMENT_BEFORE_ROLL);
         self.segment = self.start.pool.take()?;
+        fail::fail_point!(crate::failpoints::SEGMENT_AFTER_ROLL);
         self.offset = 0;
         self.encode_head(Some(previous))?;
         if self.used() + bytes <= self.start.segment_bytes {
@@ -313,6 +315,7 @@ impl Core {
     fn write(&mut self) -> io::Result<()> {
         let Some(last_record) = self.last_record.take() else { return Ok(()) };
         format::end_write(&mut self.buffer, last_record);
+        fail::fail_point!(crate::failpoints::LOG_BEFORE_WRITE);
         self.segment.file.write_all_at(&self.buffer, self.offset)?;
         self.offset += self.buffer.len() as u64;
         self.bytes_unsynced += self.buffer.len();
@@ -327,7 +330,9 @@ impl Core {
             return Ok(());
         }
         let began = self.start.timed.then(Instant::now);
+        fail::fail_point!(crate::failpoints::LOG_BEFORE_SYNC);
         self.segment.file.sync_data()?;
+        fail::fail_point!(crate::failpoints::LOG_AFTER_SYNC);
         let took = began.map_or(Duration::ZERO, |began| began.elapsed());
         self.unsynced = 0;
         let records = std::mem::take(&mut self.records_unsynced);
@@ -342,6 +347,7 @@ impl Core {
             );
         }
         if let Some(oldest) = self.needed_from.take() {
+            fail::fail_point!(crate::failpoints::SEGMENT_BEFORE_FREE);
             self.start.pool.free(self.start.files.take_before(oldest));
         }
         Ok(())

@@ -48,7 +48,9 @@ impl Table {
         }
         // The engine's order of batches would do; but it is the engine that is not believed.
         self.engine.flush()?;
+        fail::fail_point!(crate::failpoints::INSTALL_BEFORE_FLIP);
         self.point_to(new)?;
+        fail::fail_point!(crate::failpoints::INSTALL_AFTER_FLIP);
         {
             let mut state = self.state.write();
             state.slot = new;

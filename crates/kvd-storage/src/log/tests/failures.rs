@@ -156,3 +156,22 @@ fn a_segment_is_given_up_only_when_the_head_that_no_longer_needs_it_is_synced() 
         assert_eq!(log.size_bytes(), if fails { 2 } else { 1 } * (32 << 10));
     }
 }
+
+#[test]
+fn a_purge_never_overtakes_what_is_covered() {
+    let disk = sim_disk(1);
+    let (log, _) = open(&disk).unwrap();
+    let replica = log.create(GroupId(1), ReplicaId(1)).unwrap();
+    append(&replica, (0..9).map(|index| entry(index, 1, "x")).collect()).unwrap();
+    for (upto, covered) in [(0, None), (5, Some(LogIndex(4))), (8, Some(LogIndex(0)))] {
+        let refused = replica.purge_covered(id(upto, 1), covered).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!((replica.entries(), replica.state().purged), (9, None), "nothing was dropped");
+    }
+    replica.purge_covered(id(4, 1), Some(LogIndex(4))).unwrap();
+    replica.purge_covered(id(3, 1), None).unwrap();
+    assert_eq!((replica.entries(), replica.state().purged), (4, Some(id(4, 1))));
+    // The state came from a peer and is ahead of this log.
+    replica.purge_covered(id(20, 2), None).unwrap();
+    assert_eq!((replica.entries(), replica.state().purged), (0, Some(id(20, 2))));
+}
