@@ -12,6 +12,7 @@ use kvd_storage::{
     engine::Engine,
     identity::{Identity, Joined, LOG_DIR},
     log::{self, Log, Recovery},
+    space::{Space, SpaceOptions},
     table::Table,
 };
 use kvd_types::{Error, Incarnation, ReplicaId, Result};
@@ -34,6 +35,8 @@ pub(super) struct NodeDisk {
     distrust_state: bool,
     pub(super) log: Log,
     pub(super) engine: Arc<dyn Engine>,
+    /// Whether there is room on it.
+    pub(super) space: Space,
     damage: Arc<Damage>,
     _lock: Box<dyn Any + Send + Sync>,
 }
@@ -49,6 +52,9 @@ impl NodeDisk {
         let dir = config.data_dir.clone();
         let disk = platform.disk();
         let lock = platform.lock(&dir).map_err(refuse)?;
+        // A start replaces small files, and must not fail for want of a few kilobytes.
+        let space = Space::new(Arc::clone(&disk), &dir, space_options(config));
+        space.make_room().and_then(|_| space.look()).map_err(refuse)?;
         let boot_id = platform.boot_id();
         let mut identity = Identity::load(disk.as_ref(), &dir).map_err(refuse)?.unwrap_or_else(|| {
             let new = Identity::new(join_nonce);
@@ -76,6 +82,7 @@ impl NodeDisk {
             distrust_state,
             log,
             engine,
+            space,
             damage,
             _lock: lock,
         };
@@ -144,6 +151,13 @@ impl NodeDisk {
         let dir = self.dir.join(CHECKPOINTS_DIR).join(replica.to_string());
         CheckpointStore::open(Arc::clone(&self.disk), &dir).map_err(refuse)
     }
+}
+
+/// Room for one more segment of the log is the least with which what grows is taken.
+fn space_options(config: &config::Config) -> SpaceOptions {
+    let low_bytes = config.storage.log_segment_bytes;
+    let ballast_bytes = SpaceOptions::default().ballast_bytes.min(low_bytes);
+    SpaceOptions { low_bytes, enough_bytes: low_bytes.saturating_add(low_bytes / 2), ballast_bytes }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "made to be passed to map_err")]

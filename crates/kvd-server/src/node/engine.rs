@@ -75,6 +75,13 @@ fn speaks_of_damage(error: &kvd_storage::Error) -> bool {
         || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
+fn is_of_a_full_disk(error: &kvd_storage::Error) -> bool {
+    let (kvd_storage::Error::Engine { source, .. } | kvd_storage::Error::Fatal { source, .. }) = error else {
+        return false;
+    };
+    matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Opens the engine. One that is damaged holds nothing that log and checkpoints don't: it is put aside.
 pub(super) fn open(
     given: Option<Arc<dyn Engine>>,
@@ -93,9 +100,10 @@ pub(super) fn open(
         ..SledOptions::default()
     };
     let opened = match fs::read_to_string(dir.join(NOTE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            SledEngine::open(dir, options).map_err(|error| error.to_string())
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match SledEngine::open(dir, options) {
+            Err(error) if is_of_a_full_disk(&error) => return Err(refuse(error)),
+            opened => opened.map_err(|error| error.to_string()),
+        },
         Ok(what) => Err(format!("its damage was met before: {what}")),
         Err(error) => Err(error.to_string()),
     };

@@ -8,7 +8,7 @@ use std::{
 
 use kvd_machine::{Machine, MetaState};
 use kvd_raft::observe::Observer;
-use kvd_storage::log;
+use kvd_storage::{log, space::Room};
 use kvd_types::{GroupId, ReplicaId, Term};
 use tokio::sync::watch;
 
@@ -124,9 +124,10 @@ impl ReplicaObserver {
 }
 
 impl Node {
-    /// Keeps the groups' gauges up to date.
+    /// Keeps the groups' gauges up to date, and looks how much room there is on the disk.
     pub(super) async fn observe_loop(&self) {
         loop {
+            self.look_at_space().await;
             for group in self.replicas().map(super::Replicas::all).unwrap_or_default() {
                 let gauges = self.metrics.group(group.id());
                 let status = group.status();
@@ -140,6 +141,21 @@ impl Node {
                 () = self.stopping.cancelled() => return,
                 () = tokio::time::sleep(OBSERVE_INTERVAL) => {}
             }
+        }
+    }
+
+    /// Says when it changes how much room there is.
+    async fn look_at_space(&self) {
+        let Ok(disk) = self.disk() else { return };
+        let before = disk.space.room();
+        let looked = self.platform.blocking().run(move || Ok(disk.space.look()));
+        match looked.await {
+            Ok(Ok(room)) if room == before => {}
+            Ok(Ok(Room::Enough)) => tracing::info!("the disk has room again; puts are taken"),
+            Ok(Ok(Room::Low)) => tracing::error!("the disk is nearly full; puts are refused"),
+            Ok(Ok(Room::None)) => tracing::error!("the disk is full; puts are refused, the engine is not flushed"),
+            Ok(Err(error)) => tracing::warn!(%error, "it can't be told how much room there is"),
+            Err(error) => tracing::warn!(%error, "it can't be told how much room there is"),
         }
     }
 
@@ -174,6 +190,10 @@ impl Node {
                 () = tokio::time::sleep(self.config.storage.flush_interval()) => {}
             }
             let Ok(disk) = self.disk() else { continue };
+            if disk.space.room() == Room::None {
+                // A flush that fails is final for the engine, and nothing depends on this one.
+                continue;
+            }
             let flushed = self.platform.blocking().run(move || Ok(disk.engine.flush()));
             match flushed.await {
                 Ok(Ok(())) => {}
