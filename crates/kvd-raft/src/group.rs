@@ -253,8 +253,8 @@ impl Group {
         let tasks = TaskTracker::new();
         // Before openraft starts: it applies what the rows lack as it does so, which may be more than memory takes.
         tasks.spawn(Arc::clone(&state).drain_loop(cancelled.clone()));
-        let started =
-            Raft::new(replica, config, network, LogStore::new(log.clone()), StateMachine(Arc::clone(&state)));
+        let store = LogStore::new(log.clone()).guarded_by(Arc::clone(&state));
+        let started = Raft::new(replica, config, network, store, StateMachine(Arc::clone(&state)));
         let raft = match started.await {
             Ok(raft) => raft,
             Err(fatal) => {

@@ -4,7 +4,7 @@
 //! the callback fires after the sync and in submission order, and votes take the same stream. Nothing here waits for a
 //! disk but a vote, which must be durable before openraft goes on.
 
-use std::{fmt::Debug, io, ops::RangeBounds};
+use std::{fmt, fmt::Debug, io, ops::RangeBounds, sync::Arc};
 
 use futures::{Stream, StreamExt as _};
 use kvd_storage::log::{self, ReplicaLog};
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     codec,
+    state::ReplicaState,
     types::{Entry, LogId, TypeConfig, Vote},
 };
 
@@ -24,14 +25,28 @@ use crate::{
 const READ_BYTES_MAX: usize = 1 << 20;
 
 /// A replica's log, as openraft sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct LogStore {
     log: ReplicaLog,
+    /// What tells how far the log may be purged.
+    state: Option<Arc<ReplicaState>>,
+}
+
+impl Debug for LogStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.log.fmt(f)
+    }
 }
 
 impl LogStore {
     pub(crate) const fn new(log: ReplicaLog) -> Self {
-        Self { log }
+        Self { log, state: None }
+    }
+
+    /// From now on nothing is purged that has not been applied and is not in a durable checkpoint: openraft has been seen
+    /// to ask for more on a starved machine (its issue 2116).
+    pub(crate) fn guarded_by(self, state: Arc<ReplicaState>) -> Self {
+        Self { state: Some(state), ..self }
     }
 
     /// The entries in a range, as far as they are there: openraft asks for ranges that begin before the first one.
@@ -159,6 +174,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        self.log.purge(codec::entry_id(&log_id))
+        let upto = codec::entry_id(&log_id);
+        let Some(state) = &self.state else { return self.log.purge(upto) };
+        self.log.purge_covered(upto, state.covered()?)
     }
 }

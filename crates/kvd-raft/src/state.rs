@@ -154,6 +154,13 @@ impl ReplicaState {
         SnapshotMeta { last_log_id: applier.last, last_membership: applier.membership.clone() }
     }
 
+    /// How far both the applied state and the newest checkpoint reach: entries up to there are not needed.
+    pub(crate) fn covered(&self) -> io::Result<Option<LogIndex>> {
+        let applied = self.position().last_log_id.as_ref().map(|id| codec::entry_id(id).index);
+        let newest = self.checkpoints.latest().map_err(io::Error::other)?;
+        Ok(applied.min(newest.map(|checkpoint| checkpoint.manifest().applied_index)))
+    }
+
     /// The first fault, once there is one.
     pub(crate) fn fault(&self) -> watch::Receiver<Option<Fault>> {
         self.fault.subscribe()
