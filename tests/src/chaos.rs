@@ -126,7 +126,7 @@ pub async fn run(options: Options) -> Result<bool> {
 
 /// Runs with the machine prepared before and cleaned after, also when asked to stop.
 async fn in_place(options: &RunOptions) -> Result<bool> {
-    let kinds = needs::permitted(&chosen(options)?, options.skip_missing)?;
+    let permitted = needs::permitted(&chosen(options)?, options.skip_missing)?;
     let _turn = Turn::take_of("kvd-chaos").await;
     let dir = std::env::temp_dir().join(DIR);
     clean(&dir).await?;
@@ -138,7 +138,7 @@ async fn in_place(options: &RunOptions) -> Result<bool> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let ended = tokio::select! {
-        ended = whole_run(options, kinds, seed, &dir) => ended,
+        ended = whole_run(options, permitted, seed, &dir) => ended,
         _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
         _ = terminate.recv() => Err(anyhow::anyhow!("asked to stop")),
     };
@@ -189,7 +189,12 @@ fn kept(dir: &Path, seed: u64) -> Result<PathBuf> {
     Ok(kept)
 }
 
-async fn whole_run(options: &RunOptions, kinds: Vec<&'static Kind>, seed: u64, dir: &Path) -> Result<bool> {
+async fn whole_run(
+    options: &RunOptions,
+    (kinds, skipped): (Vec<&'static Kind>, BTreeMap<&'static str, String>),
+    seed: u64,
+    dir: &Path,
+) -> Result<bool> {
     say(&format!("seed {seed}: {}", options.command(seed)));
     let world = Arc::new(World::make(dir, options.nodes, setup(options, &kinds)?).await?);
     for machine in &world.machines {
@@ -222,7 +227,7 @@ async fn whole_run(options: &RunOptions, kinds: Vec<&'static Kind>, seed: u64, d
         plan,
         skip_missing: options.skip_missing,
         figures: BTreeMap::new(),
-        skipped: BTreeMap::new(),
+        skipped,
         panics: BTreeMap::new(),
     };
     let begun = Instant::now();

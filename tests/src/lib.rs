@@ -20,7 +20,8 @@
 //!   where they are.
 //!
 //! # What is deliberately absent
-//! No faults of the network or of the disk while a process runs: those need a machine of their own.
+//! No faults of the network or of the disk while a process runs: those need machines of their own, and rights that a test
+//! doesn't have. They are in [`chaos`], which is run by itself.
 
 #![expect(
     clippy::unwrap_used,

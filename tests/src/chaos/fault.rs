@@ -114,6 +114,8 @@ const USUAL: Kind = Kind {
 };
 
 const STRACE: Need = Need { what: "strace", package: "strace" };
+/// Cuts the power of disks.
+const XFS_IO: Need = Need { what: "xfs_io", package: "xfsprogs" };
 
 /// All kinds.
 pub(crate) const KINDS: &[&Kind] = &[

@@ -1,7 +1,7 @@
 //! What a run needs of the machine, and what of it is missing.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env,
     path::{Path, PathBuf},
 };
@@ -23,7 +23,6 @@ const ALWAYS: &[Need] = &[
     Need { what: "nsenter", package: "util-linux" },
     Need { what: "unshare", package: "util-linux" },
     Need { what: "fsfreeze", package: "util-linux" },
-    Need { what: "xfs_io", package: "xfsprogs" },
 ];
 
 /// Where Debian puts the library that fakes clocks, below a directory named for the machine.
@@ -34,29 +33,34 @@ fn is_there(need: &Need) -> bool {
     env::split_paths(&path).any(|dir| dir.join(need.what).is_file())
 }
 
-/// The kinds that can be had here; refuses if some can't, unless those may be skipped.
-pub(crate) fn permitted(kinds: &[&'static Kind], skip_missing: bool) -> Result<Vec<&'static Kind>> {
+/// The kinds that can be had here, and those that can't, with what they lack; refuses if there are any of these, unless they
+/// may be skipped.
+pub(crate) fn permitted(
+    kinds: &[&'static Kind],
+    skip_missing: bool,
+) -> Result<(Vec<&'static Kind>, BTreeMap<&'static str, String>)> {
     ensure!(
         rustix::process::geteuid().is_root(),
         "namespaces, mounts and packet filters need root: run as root"
     );
     let missing: BTreeSet<&Need> = ALWAYS.iter().filter(|need| !is_there(need)).collect();
     refuse(&missing)?;
-    let mut permitted = Vec::new();
+    let (mut permitted, mut skipped) = (Vec::new(), BTreeMap::new());
     let mut missing = BTreeSet::new();
     for &kind in kinds {
         let lacks: Vec<&Need> = kind.needs.iter().filter(|need| !is_there(need)).collect();
         match lacks.first() {
             None => permitted.push(kind),
             Some(need) if skip_missing => {
-                say(&format!("SKIPPED: {}, because there is no {} ({})", kind.name, need.what, need.package));
+                skipped.insert(kind.name, format!("there is no {} (package {})", need.what, need.package));
+                say(&format!("SKIPPED: {}: {}", kind.name, skipped[kind.name]));
             }
             Some(_) => missing.extend(lacks),
         }
     }
     refuse(&missing)?;
     ensure!(!permitted.is_empty(), "no fault is left that this machine permits");
-    Ok(permitted)
+    Ok((permitted, skipped))
 }
 
 fn refuse(missing: &BTreeSet<&Need>) -> Result<()> {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use futures::{FutureExt as _, future::LocalBoxFuture};
 
-use super::{Fault, Kind, Part, USUAL, Victims};
+use super::{Fault, Kind, Part, USUAL, Victims, XFS_IO};
 use crate::chaos::world::World;
 
 /// Counted per machine.
@@ -13,6 +13,7 @@ pub(in crate::chaos) const ONE: Kind = Kind {
     name: "power-cut",
     right: "no acknowledged write is lost; it comes back with what it had synced",
     claims: &[Part::Disk, Part::Process],
+    needs: &[XFS_IO],
     lasts_ms: 200..=2000,
     // It sees its disk fail before it is gone.
     may_end: true,

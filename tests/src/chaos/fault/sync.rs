@@ -11,7 +11,7 @@ use futures::{FutureExt as _, future::LocalBoxFuture};
 use rand::RngExt as _;
 use rustix::process::Signal;
 
-use super::{Fault, Kind, Part, STRACE, USUAL};
+use super::{Fault, Kind, Part, STRACE, USUAL, XFS_IO};
 use crate::{
     chaos::{machine::Machine, world::World},
     process::Process,
@@ -38,7 +38,7 @@ pub(super) const SLOW_SYNC: Kind = Kind {
 pub(super) const FAILED_SYNC: Kind = Kind {
     name: "failed-sync",
     right: "the node stops at once, and acknowledges nothing that was not synced",
-    needs: &[STRACE],
+    needs: &[STRACE, XFS_IO],
     lasts_ms: 1000..=2000,
     may_end: true,
     make: |victims, _| Box::new(FailedSync { victims: victims.to_vec(), tracers: Vec::new() }),
