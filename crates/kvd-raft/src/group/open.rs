@@ -19,8 +19,8 @@ use crate::{
 /// What a replica was found to be.
 pub(super) struct Found {
     pub(super) state: ReplicaState,
-    /// The newest good checkpoint ends before the log begins: one was lost. The rows still have all of it, and a checkpoint is due before
-    /// anybody asks for one.
+    /// The newest good checkpoint ends before the log begins, or is about to: one is due before anybody asks for it. The
+    /// rows have all of it.
     pub(super) lacks_checkpoint: bool,
 }
 
@@ -58,8 +58,13 @@ pub(super) fn state(parts: StateParts, log: &ReplicaLog, rebuild: bool) -> Resul
     if let Some(committed) = applied.into_iter().chain(checkpointed).max_by_key(|id| id.index) {
         drop_conflicting_tail(log, committed).map_err(|error| Error::internal(error.to_string()))?;
     }
-    let reaches = checkpointed.map(|id| id.index);
-    let lacks_checkpoint = log.state().purged.is_some_and(|purged| reaches < Some(purged.index));
+    let found = log.state();
+    // Entries are applied once they are committed, and may be lost from this log, which had not synced them: openraft then begins
+    // its log after what is applied.
+    let last = found.last.or(found.purged).map(|id| id.index);
+    let applied = applied.map(|id| id.index);
+    let begins_after = if applied > last { applied } else { found.purged.map(|id| id.index) };
+    let lacks_checkpoint = checkpointed.map(|id| id.index) < begins_after;
     Ok(Found { state, lacks_checkpoint })
 }
 
