@@ -431,6 +431,7 @@ impl Group {
         let failed =
             |error: io::Error| Error::unavailable(format!("group {}: no checkpoint: {error}", self.id()));
         let reached = self.0.state.prepare_checkpoint().await.map_err(failed)?;
+        fail::fail_point!(crate::failpoints::CHECKPOINT_BEFORE_NOTED);
         self.0.raft.trigger().snapshot().await.map_err(|fatal| self.stopped(&fatal))?;
         let mut metrics = self.0.raft.metrics();
         let noted = async {

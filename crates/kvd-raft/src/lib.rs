@@ -21,6 +21,7 @@
 pub mod blocking;
 pub mod clock;
 mod codec;
+pub mod failpoints;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -170,6 +170,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        fail::fail_point!(crate::failpoints::TRUNCATE_BEFORE);
         self.log.truncate_after(last_log_id.as_ref().map(codec::entry_id))
     }
 

@@ -35,7 +35,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             self.0.wait_for_room().await?;
+            fail::fail_point!(crate::failpoints::APPLY_BEFORE);
             let outcomes = self.0.apply(entry)?;
+            fail::fail_point!(crate::failpoints::APPLY_AFTER);
             if let Some(responder) = responder {
                 responder.send(Applied(outcomes));
             }
@@ -52,7 +54,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         checkpoint: Checkpoint,
     ) -> Result<(), io::Error> {
+        fail::fail_point!(crate::failpoints::CHECKPOINT_BEFORE_INSTALL);
         self.0.install(checkpoint).await?;
+        fail::fail_point!(crate::failpoints::CHECKPOINT_AFTER_INSTALL);
         let installed = self.0.position();
         if installed.last_log_id == meta.last_log_id {
             return Ok(());

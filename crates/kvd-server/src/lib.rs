@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod connections;
+pub mod failpoints;
 mod front;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

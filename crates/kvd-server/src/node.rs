@@ -242,7 +242,9 @@ impl Node {
             Some(joined) => joined,
             None => match self.bootstrap().await {
                 Ok(joined) => {
+                    fail::fail_point!(crate::failpoints::JOIN_BEFORE_NOTED);
                     disk.set_joined(joined)?;
+                    fail::fail_point!(crate::failpoints::JOIN_AFTER_NOTED);
                     joined
                 }
                 Err(_) if self.stopping.is_cancelled() => return Ok(None),
@@ -354,6 +356,7 @@ impl Node {
     }
 
     async fn announce(&self, joined: Joined) -> Result<MetaOutcome> {
+        fail::fail_point!(crate::failpoints::ANNOUNCE_BEFORE);
         let command = MetaCommand::AnnounceStart {
             node: joined.node,
             incarnation: self.disk()?.identity().incarnation,

@@ -129,7 +129,10 @@ impl Group {
         &self,
         changed: impl Future<Output = Result<ClientWriteResponse<TypeConfig>, ChangeError>> + Send,
     ) -> Result<()> {
-        match tokio::time::timeout(CHANGE_PATIENCE, changed).await {
+        fail::fail_point!(crate::failpoints::MEMBERS_BEFORE_CHANGE);
+        let changed = tokio::time::timeout(CHANGE_PATIENCE, changed).await;
+        fail::fail_point!(crate::failpoints::MEMBERS_AFTER_CHANGE);
+        match changed {
             Ok(changed) => changed.map(drop).map_err(|error| self.change_failed(&error)),
             Err(_elapsed) => {
                 Err(Error::unknown(format!("the members of group {} did not change in time", self.id())))
@@ -173,6 +176,7 @@ impl Group {
                 self.id()
             )));
         }
+        fail::fail_point!(crate::failpoints::TRANSFER_BEFORE);
         self.0.raft.trigger().transfer_leader(to).await.map_err(|fatal| self.stopped(&fatal))?;
         let mut metrics = self.0.raft.metrics();
         let taken_over = async {

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kvd_storage::{
     checkpoint::CheckpointStore,
     disk::RealDisk,
     engine::MemoryEngine,
-    log::{Log, Options},
+    log::{self, Log, Options},
     table::Table,
 };
-use kvd_types::{GroupId, ReplicaId};
-use openraft::{StorageError, testing::log::StoreBuilder};
+use kvd_types::{GroupId, LogIndex, ReplicaId, Term};
+use openraft::{StorageError, storage::RaftLogStorage as _, testing::log::StoreBuilder};
 use tempfile::TempDir;
 
 use crate::{
+    codec,
     log_store::LogStore,
     state::{DrainOptions, ReplicaState, StateParts},
     state_machine::StateMachine,
@@ -25,7 +27,7 @@ struct Builder;
 /// What must outlive the store under test.
 struct Disk {
     _dir: TempDir,
-    _log: Log,
+    log: Log,
 }
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
@@ -48,11 +50,26 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
             observer: Arc::new(crate::observe::NoObserver),
         });
         let state = state.unwrap();
-        Ok((Disk { _dir: dir, _log: log }, store, StateMachine(Arc::new(state))))
+        Ok((Disk { _dir: dir, log }, store, StateMachine(Arc::new(state))))
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openraft_finds_nothing_to_object_to() {
     openraft::testing::log::Suite::test_all(Builder).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_purged_that_no_checkpoint_holds() {
+    let (disk, store, machine) = Builder.build().await.unwrap();
+    let log = disk.log.replica(GroupId(1), ReplicaId(1)).unwrap();
+    let entry =
+        |index| log::Entry { index: LogIndex(index), term: Term(1), payload: Bytes::from_static(b"x") };
+    let (done, durable) = tokio::sync::oneshot::channel();
+    log.append((0..5).map(entry).collect(), Box::new(move |result| drop(done.send(result))));
+    durable.await.unwrap().unwrap();
+    let mut guarded = store.guarded_by(machine.0);
+    let refused = guarded.purge(codec::log_id(1, 3)).await.unwrap_err();
+    assert!(refused.to_string().contains("not to be purged"), "{refused}");
+    assert_eq!(log.entries(), 5, "nothing was dropped");
 }

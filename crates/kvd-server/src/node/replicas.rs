@@ -241,6 +241,7 @@ fn remove_files(disk: &NodeDisk, replica: ReplicaId) -> Result<()> {
     // The log last: while it knows the replica, a discard that was cut short is taken up again.
     disk.table(replica)?.0.destroy().map_err(failed)?;
     disk.checkpoints(replica)?.destroy().map_err(failed)?;
+    fail::fail_point!(crate::failpoints::DISCARD_BEFORE_LOG);
     disk.log.remove(
         replica,
         Box::new(move |result| {
