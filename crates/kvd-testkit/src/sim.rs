@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 mod clients;
 mod cluster;
 pub mod entropy;
+mod failpoints;
 mod fault;
 mod invariant;
 mod network;
@@ -89,6 +90,8 @@ pub struct Report {
     pub faults: BTreeMap<String, u64>,
     /// Bits that flipped.
     pub bit_flips: u64,
+    /// How often each failpoint was passed.
+    pub failpoints: BTreeMap<String, u64>,
     /// From the last fault's end until every client had got on, in simulated milliseconds.
     pub progress_after_ms: u64,
     /// From the last fault's end until the cluster was whole, in simulated milliseconds.
@@ -97,6 +100,12 @@ pub struct Report {
     pub trace_hash: u64,
     /// What was broken.
     pub violations: Vec<String>,
+}
+
+/// The names of all failpoints that a run passes by.
+#[must_use]
+pub fn failpoints() -> Vec<&'static str> {
+    failpoints::names().collect()
 }
 
 /// A finished run.
@@ -143,6 +152,7 @@ fn run_here(options: Options) -> Run {
     report.unknown = history.operations.iter().filter(|operation| operation.is_unknown()).count() as u64;
     report.entries_applied = cluster.witness.entries_applied();
     report.bit_flips = cluster.bit_flips;
+    report.failpoints = cluster.failpoints.counts();
     report.trace_hash = cluster.witness.trace_hash();
     report.violations = cluster.witness.violations();
     report.violations.extend(check::check(&history).violations.iter().map(ToString::to_string));
@@ -154,7 +164,10 @@ fn run_here(options: Options) -> Run {
 
 fn phases(options: Options, cluster: &mut Cluster, rng: StdRng, report: &mut Report) -> Result<(), String> {
     let shape = cluster.shape;
-    wait(cluster, FORMS_WITHIN, "the cluster has not formed", |cluster| cluster.clients.not_whole(shape))?;
+    let founders = shape.nodes - shape.late_nodes;
+    wait(cluster, FORMS_WITHIN, "the cluster has not formed", |cluster| {
+        cluster.clients.not_whole(shape, founders)
+    })?;
 
     cluster.note(format_args!("faults begin"));
     let mut faults = Faults::new(rng, cluster.now());
@@ -166,6 +179,7 @@ fn phases(options: Options, cluster: &mut Cluster, rng: StdRng, report: &mut Rep
     faults.end_all(cluster);
     report.faults = faults.counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
     for index in 0..cluster.nodes.len() {
+        cluster.cell(index).state.lock().is_wanted = true;
         cluster.start(index);
     }
 
@@ -178,7 +192,7 @@ fn phases(options: Options, cluster: &mut Cluster, rng: StdRng, report: &mut Rep
     report.progress_after_ms = millis(cluster.now() - healed);
     wait(cluster, RECOVERS_WITHIN, "the cluster is not whole, and no fault is left", |cluster| {
         if cluster.is_settled() {
-            cluster.clients.not_whole(shape)
+            cluster.clients.not_whole(shape, shape.nodes)
         } else {
             Some("a node is down".to_owned())
         }

@@ -24,9 +24,8 @@
 //! can't know what is durable stops. After rot and lies, what is lost is reported, and of whom.
 //!
 //! # What is deliberately absent
-//! Threads and time: the log's writer runs inline. The engine on disk: its files are broken by `engine`, a few
-//! hundred times, since each try takes milliseconds and a real directory. Consensus and commands: an entry is one
-//! changed row.
+//! Threads and time: the log's writer runs inline. The files of the engine on disk: the engine in memory takes its
+//! place, with what it promises about crashes. Consensus and commands: an entry is one changed row.
 
 mod chance;
 mod check;
@@ -40,6 +39,8 @@ mod rot;
 mod summary;
 mod workload;
 
+#[cfg(all(test, feature = "failpoints"))]
+mod failpoints;
 #[cfg(test)]
 mod tests;
 

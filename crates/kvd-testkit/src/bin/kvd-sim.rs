@@ -28,7 +28,9 @@ use serde::Serialize;
 
 /// What a child prints its report after.
 const REPORT: &str = "REPORT ";
-/// Failures after which no further seed is begun.
+/// So many seeds must pass every failpoint there is.
+const SEEDS_FOR_FAILPOINTS: u64 = 100;
+/// Failures after which no further seed is begun, unless told otherwise.
 const FAILURES_MAX: u64 = 5;
 
 #[derive(Parser)]
@@ -88,6 +90,9 @@ struct Many {
     /// So many of the seeds run twice, and both must do the same
     #[arg(long, default_value_t = 3)]
     twice: u64,
+    /// Begins no further seed after so many have failed
+    #[arg(long, default_value_t = FAILURES_MAX)]
+    failures: u64,
     /// Writes what came of it to this file, as JSON
     #[arg(long)]
     summary: Option<PathBuf>,
@@ -104,6 +109,7 @@ struct Summary {
     faults_total: u64,
     faults: BTreeMap<String, u64>,
     bit_flips: u64,
+    failpoints: BTreeMap<String, u64>,
     repeated: u64,
     progress_after_ms_max: u64,
     whole_after_ms_max: u64,
@@ -154,7 +160,7 @@ fn run_one(one: &One) -> Result<bool> {
 
 fn run_many(many: &Many) -> Result<bool> {
     let began = Instant::now();
-    let from = many.from.unwrap_or_else(|| sim::entropy::fresh_seed());
+    let from = many.from.unwrap_or_else(sim::entropy::fresh_seed);
     let jobs = many.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let (next, failures) = (AtomicU64::new(0), AtomicU64::new(0));
     let summary = Mutex::new(Summary::default());
@@ -165,7 +171,7 @@ fn run_many(many: &Many) -> Result<bool> {
             let enough = many.hours.is_some_and(|hours| {
                 Duration::from_secs(summary.lock().simulated_seconds).as_secs_f64() >= hours * 3600.0
             });
-            let failed = failures.load(Ordering::Relaxed) >= FAILURES_MAX;
+            let failed = failures.load(Ordering::Relaxed) >= many.failures;
             if (place >= many.seeds && many.hours.is_none()) || out_of_time || enough || failed {
                 return Ok(());
             }
@@ -185,7 +191,13 @@ fn run_many(many: &Many) -> Result<bool> {
             Err(_) => bail!("a worker panicked"),
         })
     })?;
-    let summary = summary.into_inner();
+    let mut summary = summary.into_inner();
+    if summary.seeds >= SEEDS_FOR_FAILPOINTS {
+        for name in sim::failpoints().into_iter().filter(|name| !summary.failpoints.contains_key(*name)) {
+            eprintln!("no run has passed the failpoint {name}: is it anywhere?");
+            summary.violations += 1;
+        }
+    }
     println!(
         "{} seeds from {from}, {:.2} simulated hours, {} operations ({} unknown), {} entries applied, {} faults, {} bit \
          flips; after the last fault clients got on within {} ms, clusters were whole within {} ms; {} violations; {:.0} s",
@@ -263,6 +275,9 @@ fn take(report: &Report, seconds: u64, failures: &AtomicU64, summary: &mut Summa
     summary.unknown += report.unknown;
     summary.entries_applied += report.entries_applied;
     summary.bit_flips += report.bit_flips;
+    for (name, count) in &report.failpoints {
+        *summary.failpoints.entry(name.clone()).or_default() += count;
+    }
     summary.violations += report.violations.len() as u64;
     summary.progress_after_ms_max = summary.progress_after_ms_max.max(report.progress_after_ms);
     summary.whole_after_ms_max = summary.whole_after_ms_max.max(report.whole_after_ms);
@@ -274,7 +289,7 @@ fn take(report: &Report, seconds: u64, failures: &AtomicU64, summary: &mut Summa
 
 fn progress(summary: &Summary, began: Instant) {
     let every = if std::io::stderr().is_terminal() { 1 } else { 50 };
-    if summary.seeds % every == 0 {
+    if summary.seeds.is_multiple_of(every) {
         let line = format!(
             "{} seeds, {} simulated seconds in {:.0} s, {} violations",
             summary.seeds,

@@ -29,6 +29,7 @@ pub(crate) struct Clients {
     pub(crate) hosts: Vec<Arc<str>>,
     endpoints: Vec<String>,
     seed: AtomicU64,
+    rest_max: Duration,
     stop: AtomicBool,
     /// Operations of each process that were answered.
     answered: Vec<AtomicU64>,
@@ -71,7 +72,7 @@ impl Clients {
         endpoints: Vec<String>,
         shape: Shape,
         seed: u64,
-        witness: Arc<Witness>,
+        witness: &Arc<Witness>,
     ) -> Arc<Self> {
         let names: Vec<Arc<str>> =
             (0..shape.clients).map(|number| format!("client-{}", number + 1).into()).collect();
@@ -84,13 +85,14 @@ impl Clients {
             hosts: names.iter().cloned().chain(["admin".into()]).collect(),
             endpoints,
             seed: AtomicU64::new(seed),
+            rest_max: shape.rest_max,
             stop: AtomicBool::new(false),
             answered: (0..shape.clients * shape.processes_per_client).map(|_| AtomicU64::new(0)).collect(),
             working: AtomicU64::new(0),
             admin: Mutex::default(),
         });
         for (number, name) in names.iter().enumerate() {
-            let (shared, witness) = (Arc::clone(&clients), Arc::clone(&witness));
+            let (shared, witness) = (Arc::clone(&clients), Arc::clone(witness));
             sim.host(&**name, move || {
                 let processes =
                     number * shape.processes_per_client..(number + 1) * shape.processes_per_client;
@@ -117,9 +119,10 @@ impl Clients {
             let seed = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
             let witness = Arc::clone(&witness);
             let working = Working::begin(&self);
+            let rest_max = self.rest_max;
             tasks.spawn(async move {
                 let _working = working;
-                let mut workload = workload::draw(StdRng::seed_from_u64(seed), process);
+                let mut workload = workload::draw(StdRng::seed_from_u64(seed), process, rest_max);
                 while !shared.is_stopping() {
                     let done = workload.turn(&recording).await;
                     if done.is_ok()
@@ -248,10 +251,10 @@ impl Clients {
     }
 
     /// What keeps the cluster from being whole, as of the last look; none if nothing does.
-    pub(crate) fn not_whole(&self, shape: Shape) -> Option<String> {
+    pub(crate) fn not_whole(&self, shape: Shape, nodes: usize) -> Option<String> {
         let admin = self.admin.lock();
         let Some(topology) = &admin.topology else { return Some("nobody has seen the cluster".to_owned()) };
-        if admin.nodes_seen < topology.nodes.len() || topology.nodes.len() < shape.nodes {
+        if admin.nodes_seen < topology.nodes.len() || topology.nodes.len() < nodes {
             return Some(format!("{} of {} nodes answer", admin.nodes_seen, topology.nodes.len()));
         }
         if topology.shards.len() != shape.shards as usize {

@@ -15,6 +15,7 @@ use turmoil::Sim;
 
 use super::{
     clients::Clients,
+    failpoints::Passed,
     network::{Cut, Links},
     node::{NodeCell, name},
     witness::Witness,
@@ -29,8 +30,10 @@ const SUPERVISOR_PAUSE: Duration = Duration::from_millis(300);
 /// How large a simulation is, drawn from its seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    /// Nodes at the start.
+    /// Nodes, all in all.
     pub(crate) nodes: usize,
+    /// Those of them that join while faults rain.
+    pub(crate) late_nodes: usize,
     /// Shards of the keyspace.
     pub(crate) shards: u32,
     /// Replicas of each shard.
@@ -46,14 +49,20 @@ pub(crate) struct Shape {
     segment_bytes: u64,
     checkpoint_bytes: u64,
     flush_ms: u64,
+    raft: Raft,
+    /// The longest that a client rests between two operations.
+    pub(crate) rest_max: Duration,
 }
 
 impl Shape {
     /// Draws one.
     pub(crate) fn draw(rng: &mut StdRng) -> Self {
         let nodes = pick(rng, &[3, 3, 3, 4, 5]);
+        let timing = pick(rng, &[(120, 400, 600), (120, 400, 600), (250, 800, 1200), (500, 1500, 3000)]);
+        let (heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms) = timing;
         Self {
             nodes,
+            late_nodes: if nodes == 4 { pick(rng, &[0, 1]) } else { 0 },
             shards: pick(rng, &[1, 2, 3]),
             replication_factor: if nodes == 5 { pick(rng, &[3, 5]) } else { 3 },
             clients: pick(rng, &[1, 2, 2]),
@@ -63,6 +72,8 @@ impl Shape {
             segment_bytes: pick(rng, &[64 << 10, 128 << 10, 512 << 10]),
             checkpoint_bytes: pick(rng, &[32 << 10, 96 << 10, 1 << 20]),
             flush_ms: pick(rng, &[500, 3000, 20_000]),
+            raft: Raft { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms },
+            rest_max: Duration::from_millis(pick(rng, &[20, 60, 150, 400])),
         }
     }
 }
@@ -80,6 +91,7 @@ pub(crate) struct Cluster {
     pub(crate) clients: Arc<Clients>,
     pub(crate) witness: Arc<Witness>,
     pub(crate) rng: StdRng,
+    pub(crate) failpoints: Passed,
     links: Links,
     /// When nodes that are down are started again.
     restarts: BTreeMap<usize, Duration>,
@@ -102,7 +114,9 @@ impl Cluster {
         let nodes: Vec<_> = (0..shape.nodes)
             .map(|index| {
                 let config = config(index, shape);
-                Arc::new(NodeCell::new(index, config, rng.random(), Arc::clone(&witness)))
+                let cell = NodeCell::new(index, config, rng.random(), Arc::clone(&witness));
+                cell.state.lock().is_wanted = index < shape.nodes - shape.late_nodes;
+                Arc::new(cell)
             })
             .collect();
         for node in &nodes {
@@ -116,8 +130,10 @@ impl Cluster {
             });
         }
         let endpoints = nodes.iter().map(|node| format!("{}:{CLIENT_PORT}", node.name)).collect();
-        let clients = Clients::start(&mut sim, endpoints, shape, rng.random(), Arc::clone(&witness));
+        let clients = Clients::start(&mut sim, endpoints, shape, rng.random(), &witness);
+        let failpoints = Passed::watch(&nodes);
         Self {
+            failpoints,
             sim,
             shape,
             nodes,
@@ -144,6 +160,13 @@ impl Cluster {
         self.sim.step().map_err(|error| format!("a host failed: {error}"))?;
         let now = self.now();
         for index in 0..self.nodes.len() {
+            if self.cell(index).take_crash() {
+                self.note(format_args!("node {} crashes at the failpoint", index + 1));
+                let leaves =
+                    if self.rng.random() { Crash::Synced } else { Crash::Torn { block_bytes: 4096 } };
+                self.crash(index, leaves);
+                self.start_after(index, SUPERVISOR_PAUSE);
+            }
             if let Some(why) = self.nodes.get(index).and_then(|node| node.take_failure()) {
                 self.note(format_args!("node {} has ended: {why}", index + 1));
                 self.restarts.insert(index, now + SUPERVISOR_PAUSE);
@@ -244,7 +267,7 @@ impl Cluster {
 
     /// Whether the cluster would survive the loss of one node's data.
     pub(crate) fn may_destroy(&self) -> bool {
-        self.is_settled() && self.clients.not_whole(self.shape).is_none()
+        self.is_settled() && self.clients.not_whole(self.shape, self.shape.nodes).is_none()
     }
 
     pub(crate) fn is_settled(&self) -> bool {
@@ -254,7 +277,8 @@ impl Cluster {
 
 fn config(index: usize, shape: Shape) -> Config {
     let at = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let seeds = (0..shape.nodes).map(|index| format!("{}:{PEER_PORT}", name(index))).collect();
+    let founders = shape.nodes - shape.late_nodes;
+    let seeds = (0..founders).map(|index| format!("{}:{PEER_PORT}", name(index))).collect();
     let name = name(index);
     let config = Config {
         data_dir: PathBuf::from("/data"),
@@ -272,7 +296,7 @@ fn config(index: usize, shape: Shape) -> Config {
             replication_factor: shape.replication_factor,
             initial_nodes: 0,
         },
-        raft: Raft { heartbeat_ms: 120, election_timeout_min_ms: 400, election_timeout_max_ms: 600 },
+        raft: shape.raft,
         storage: Storage {
             engine: Engine::Memory,
             log_segment_bytes: shape.segment_bytes,

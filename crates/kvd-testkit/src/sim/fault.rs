@@ -15,6 +15,8 @@ use super::cluster::Cluster;
 mod clients;
 mod clock;
 mod disk;
+mod failpoint;
+mod joining;
 mod leaders;
 mod network;
 mod power;
@@ -97,7 +99,8 @@ fn draw(rng: &mut StdRng) -> Box<dyn Fault> {
         20..24 => Box::new(network::Bridge::draw(rng)),
         24..32 => Box::new(network::Slow::draw(rng)),
         32..38 => Box::new(network::Lossy::draw(rng)),
-        38..50 => Box::new(process::Killed::draw(rng)),
+        38..44 => Box::new(process::Killed::draw(rng)),
+        44..50 => Box::new(failpoint::CrashAt::draw(rng)),
         50..55 => Box::<process::Stopped>::default(),
         55..58 => Box::<process::RollingRestart>::default(),
         58..68 => Box::new(power::Cut::draw(rng)),
@@ -107,7 +110,8 @@ fn draw(rng: &mut StdRng) -> Box<dyn Fault> {
         83..86 => Box::<disk::Lost>::default(),
         86..89 => Box::<disk::Rotten>::default(),
         89..93 => Box::new(clock::Jump::draw(rng)),
-        93..98 => Box::<leaders::Moved>::default(),
-        _ => Box::<clients::Restarted>::default(),
+        93..97 => Box::<leaders::Moved>::default(),
+        97..99 => Box::<clients::Restarted>::default(),
+        _ => Box::<joining::Joined>::default(),
     }
 }

@@ -58,6 +58,12 @@ pub(crate) struct NodeState {
     is_running: bool,
     /// Why the last process ended by itself, if it failed.
     failed: Option<String>,
+    /// The runtime of its process.
+    runtime: Option<tokio::runtime::Id>,
+    /// Crash when this failpoint is passed.
+    pub(crate) crash_at: Option<&'static str>,
+    /// It was passed: the disk is dead, and the process must be gone before the next tick.
+    has_crashed: bool,
     /// Whether the process is to be started when it has ended.
     pub(crate) is_wanted: bool,
     rng: StdRng,
@@ -77,6 +83,9 @@ impl NodeCell {
             stop: CancellationToken::new(),
             is_running: false,
             failed: None,
+            runtime: None,
+            crash_at: None,
+            has_crashed: false,
             is_wanted: true,
             rng,
         };
@@ -94,6 +103,7 @@ impl NodeCell {
             state.stop = stop.clone();
             state.is_running = true;
             state.failed = None;
+            state.runtime = Some(tokio::runtime::Handle::current().id());
         }
         let generation = self.state.lock().generation;
         self.witness.started(self.index);
@@ -112,6 +122,11 @@ impl NodeCell {
         }
     }
 
+    /// Whether it has yet to be started for the first time.
+    pub(crate) fn never_ran(&self) -> bool {
+        self.state.lock().runtime.is_none()
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         self.state.lock().is_running
     }
@@ -119,6 +134,28 @@ impl NodeCell {
     /// Why the node ended by itself; forgotten with this.
     pub(crate) fn take_failure(&self) -> Option<String> {
         self.state.lock().failed.take()
+    }
+
+    pub(crate) fn runs_on(&self, runtime: tokio::runtime::Id) -> bool {
+        // Passed under the state's own lock, a failpoint is passed by nobody.
+        self.state.try_lock().is_some_and(|state| state.runtime == Some(runtime))
+    }
+
+    /// A failpoint is passed.
+    pub(crate) fn pass(&self, name: &'static str) {
+        let Some(mut state) = self.state.try_lock() else { return };
+        if state.crash_at == Some(name) {
+            state.crash_at = None;
+            state.has_crashed = true;
+            // From the next operation on.
+            let next = state.disk.operations();
+            state.disk.cut_power_at(next);
+        }
+    }
+
+    /// Whether the process has crashed at a failpoint; forgotten with this.
+    pub(crate) fn take_crash(&self) -> bool {
+        std::mem::take(&mut self.state.lock().has_crashed)
     }
 
     /// Tells the process to stop in good order.

@@ -11,9 +11,6 @@ use crate::history::RecordingClient;
 mod counters;
 mod registers;
 
-/// The longest that a process rests between two operations.
-const REST_MAX: Duration = Duration::from_millis(60);
-
 /// What a process does.
 pub(crate) trait Workload: Send {
     /// One thing, recorded; the error, if it was not answered.
@@ -24,15 +21,16 @@ pub(crate) trait Workload: Send {
 pub(crate) struct Turns {
     workload: Box<dyn Workload>,
     rng: StdRng,
+    rest_max: Duration,
 }
 
 /// The workload of a process.
-pub(crate) fn draw(rng: StdRng, process: usize) -> Turns {
+pub(crate) fn draw(rng: StdRng, process: usize, rest_max: Duration) -> Turns {
     let workload: Box<dyn Workload> = match process % 4 {
         3 => Box::<counters::Counters>::default(),
         _ => Box::new(registers::Registers::new(process)),
     };
-    Turns { workload, rng }
+    Turns { workload, rng, rest_max }
 }
 
 impl Turns {
@@ -41,8 +39,8 @@ impl Turns {
     }
 
     pub(crate) async fn rest(&mut self) {
-        let rest_ms = self.rng.random_range(0..=u64::try_from(REST_MAX.as_millis()).unwrap_or(u64::MAX));
-        tokio::time::sleep(Duration::from_millis(rest_ms)).await;
+        let rest = self.rest_max.mul_f64(self.rng.random_range(0.0..1.0));
+        tokio::time::sleep(rest).await;
     }
 }
 

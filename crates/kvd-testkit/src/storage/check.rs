@@ -20,11 +20,7 @@ pub(super) fn open(
 ) -> Result<Node, Failure> {
     let opened = try_open(disk, engine, model, trust);
     if opened.is_err() {
-        // It may have begun to rebuild rows, from the newest checkpoint that is there.
-        for known in model.replicas.values_mut() {
-            known.flushed = known.flushed.min(known.checkpoint);
-            known.applied = known.applied.max(known.checkpoint_under_way);
-        }
+        model.start_was_cut_short();
     }
     opened
 }

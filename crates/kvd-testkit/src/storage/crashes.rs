@@ -72,7 +72,12 @@ pub(super) fn explore(
 }
 
 /// One survival of one power cut.
-fn recovered(work: &Work, crash: Crash, mut chance: Chance, summary: &mut Summary) -> Result<(), String> {
+pub(super) fn recovered(
+    work: &Work,
+    crash: Crash,
+    mut chance: Chance,
+    summary: &mut Summary,
+) -> Result<(), String> {
     let mut now = crashed(work, crash, &mut chance);
     for _ in 0..chance.below(NESTED_MAX + 1) {
         let operation = chance.below(24);

@@ -46,6 +46,10 @@ impl Watch for Witness {
         Ok(())
     }
 
+    fn observer(&self) -> Arc<dyn Observer> {
+        Arc::new(NoObserver)
+    }
+
     fn log_step(&mut self, _: ReplicaId, _: &Step) {}
 }
 

@@ -9,14 +9,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use bytes::Bytes;
-use kvd_storage::log::{Entry, EntryId, Recovery, ReplicaLog};
+use kvd_storage::log::{Entry, EntryId, Observer, Recovery, ReplicaLog};
 use kvd_types::{LogIndex, ReplicaId, Term};
 
 use super::node::{Failure, Watch};
@@ -102,6 +103,33 @@ pub(super) struct Model {
     pub(super) logs: LogsModel,
     pub(super) replicas: BTreeMap<ReplicaId, ReplicaModel>,
     pub(super) identity: IdentityModel,
+    pub(super) told: Arc<Told>,
+}
+
+/// Whether the log has ever said that it can't keep its reserve.
+#[derive(Debug, Default)]
+pub(super) struct Told(AtomicBool);
+
+impl Told {
+    pub(super) fn was_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Observer for Told {
+    fn next_segment(&self, error: Option<&io::Error>) {
+        self.0.fetch_or(error.is_some(), Ordering::Relaxed);
+    }
+}
+
+impl Model {
+    /// A start did not come to its end. It may have begun to rebuild rows, from the newest checkpoint that is there.
+    pub(super) fn start_was_cut_short(&mut self) {
+        for known in self.replicas.values_mut() {
+            known.flushed = known.flushed.min(known.checkpoint);
+            known.applied = known.applied.max(known.checkpoint).max(known.checkpoint_under_way);
+        }
+    }
 }
 
 impl Change {
@@ -340,6 +368,10 @@ impl Watch for Model {
         }
         self.logs.rebase(logs);
         Ok(())
+    }
+
+    fn observer(&self) -> Arc<dyn Observer> {
+        Arc::<Told>::clone(&self.told)
     }
 
     fn log_step(&mut self, replica: ReplicaId, step: &Step) {

@@ -85,6 +85,8 @@ pub(super) trait Watch {
     /// # Errors
     /// That can't be.
     fn log_opened(&mut self, logs: Logs, recovery: &Recovery) -> Result<(), Failure>;
+    /// Told how the log is doing.
+    fn observer(&self) -> Arc<dyn log::Observer>;
     /// The log is about to be changed.
     fn log_step(&mut self, replica: ReplicaId, step: &Step);
 }
@@ -152,11 +154,12 @@ pub(super) fn manifest(replica: ReplicaId, applied: EntryId) -> Manifest {
     }
 }
 
-pub(super) fn log_options() -> Options {
+pub(super) fn log_options(observer: Arc<dyn log::Observer>) -> Options {
     Options {
         segment_bytes: SEGMENT_BYTES,
         cache_bytes_per_replica: CACHE_BYTES,
         writer: Writer::Inline,
+        observer,
         ..Options::default()
     }
 }
@@ -180,7 +183,8 @@ impl Node {
         watch.incarnation(identity.incarnation.get(), false);
         identity.store(disk, data)?;
         watch.incarnation(identity.incarnation.get(), true);
-        let (log, recovery) = Log::open(Arc::clone(&shared), &data.join(LOG_DIR), log_options())?;
+        let (log, recovery) =
+            Log::open(Arc::clone(&shared), &data.join(LOG_DIR), log_options(watch.observer()))?;
         watch.log_opened(logs_of(&log, &recovery)?, &recovery)?;
         found.recovery = recovery;
         if identity.joined.is_none() {

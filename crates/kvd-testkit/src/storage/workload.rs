@@ -375,6 +375,8 @@ impl Work {
         }
         let checkpoint = self.replica(id)?.checkpoints.latest()?;
         let checkpoint = checkpoint.ok_or_else(|| Failure::Wrong("a checkpoint vanished".to_owned()))?;
+        // From here on the rows may be those.
+        self.known(id).applied = Some(upto);
         let replica = self.replica(id)?;
         replica.table.replace(checkpoint.rows())?;
         replica.applied = Some(upto);
