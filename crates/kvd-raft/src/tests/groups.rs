@@ -293,3 +293,33 @@ async fn what_does_not_fit_the_queue_is_refused_at_once() {
         "{refused}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_newest_checkpoint_has_rotted_starts_with_another() {
+    let (_network, mut nodes, groups) = harness::three().await;
+    let (place, group) = leader(&groups).await;
+    for round in ["a-", "b-"] {
+        put_many(&group, round, 200).await;
+        let applied = group.status().applied_index;
+        group.checkpoint().await.unwrap();
+        until("it is noted", || group.status().checkpoint_index >= applied && !group.lacks_checkpoint())
+            .await;
+    }
+    until("the log is purged right up to the checkpoint", || group.pinned_log_bytes() == 0).await;
+    let purged = group.status().checkpoint_index;
+    let node = &mut nodes[place];
+    kvd_storage::engine::Engine::flush(node.engine.as_ref()).unwrap();
+    node.crash(&group).await;
+    let mut files: Vec<_> =
+        std::fs::read_dir(&node.checkpoints).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let newest = files.pop().unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+
+    // The older one ends before the log begins: whoever lacked what is between would have got it from neither.
+    let reopened = node.open().await;
+    assert!(reopened.status().checkpoint_index >= purged, "{:?}; purged: {purged:?}", reopened.status());
+}
