@@ -19,37 +19,39 @@ use crate::ledger;
 pub(crate) struct Suite {
     /// What it is called in the ledger.
     kind: &'static str,
-    package: &'static str,
-    binary: &'static str,
-    features: &'static [&'static str],
+    pub(crate) package: &'static str,
+    pub(crate) binary: &'static str,
+    pub(crate) features: &'static [&'static str],
     /// Flags for the compiler, for this program and all that it is built with.
-    flags: &'static str,
-    /// Where what is built goes, below `target/`: other flags must not undo each other's work.
-    target: &'static str,
+    pub(crate) flags: &'static str,
+    profile: &'static str,
     /// What of the product it runs, built as it is shipped.
     runs: &'static [&'static str],
 }
 
-/// Simulated clusters. Tokio must be told to take its choices from the seed, and whoever draws a random number must do so where the
-/// simulation can answer.
+/// Tokio must be told to take its choices from the seed, and whoever draws a random number must do so where the simulation
+/// can answer.
+const SIMULATED: &str = "--cfg tokio_unstable --cfg getrandom_backend=\"linux_getrandom\"";
+
+/// Simulated clusters.
 pub(crate) const SIM: Suite = Suite {
     kind: "simulation",
     package: "kvd-testkit",
     binary: "kvd-sim",
     features: &["simulation"],
-    flags: "--cfg tokio_unstable --cfg getrandom_backend=\"linux_getrandom\"",
-    target: "sim",
+    flags: SIMULATED,
+    profile: "sim",
     runs: &[],
 };
 
-/// The storage, crashed at each of its operations.
+/// The storage, crashed at each of its operations. Built as the simulations are, so that both are built once.
 pub(crate) const CRASHES: Suite = Suite {
     kind: "crash points",
     package: "kvd-testkit",
     binary: "kvd-crashes",
-    features: &["failpoints"],
-    flags: "",
-    target: "crashes",
+    features: &["simulation"],
+    flags: SIMULATED,
+    profile: "sim",
     runs: &[],
 };
 
@@ -60,9 +62,12 @@ pub(crate) const CHAOS: Suite = Suite {
     binary: "kvd-chaos",
     features: &[],
     flags: "",
-    target: "chaos",
+    profile: "release",
     runs: &["kvd"],
 };
+
+/// The same on what the tests have built anyway.
+pub(crate) const CHAOS_ON_TEST_BUILD: Suite = Suite { profile: "dev", ..CHAOS };
 
 impl Suite {
     /// Builds it and runs it. Says whether it has found nothing.
@@ -72,7 +77,7 @@ impl Suite {
         for binary in self.runs {
             self.build(&root, "kvd-server", binary, &[])?;
         }
-        let built = self.target_dir(&root).join("sim");
+        let built = self.target_dir(&root).join(if self.profile == "dev" { "debug" } else { self.profile });
         let summary = built.join(format!("{}.json", self.binary));
         if summary.exists() {
             std::fs::remove_file(&summary).with_context(|| format!("can't remove {}", summary.display()))?;
@@ -94,7 +99,8 @@ impl Suite {
     fn build(&self, root: &Path, package: &str, binary: &str, features: &[&str]) -> Result<()> {
         let mut command = Command::new(cargo());
         command
-            .args(["build", "--locked", "--quiet", "--profile", "sim", "--package", package, "--bin", binary])
+            .args(["build", "--locked", "--quiet", "--profile", self.profile])
+            .args(["--package", package, "--bin", binary])
             .arg("--target-dir")
             .arg(self.target_dir(root))
             .current_dir(root)
@@ -110,9 +116,10 @@ impl Suite {
         Ok(())
     }
 
+    /// Where what is built goes: what is built with other flags must not undo what is there.
     fn target_dir(&self, root: &Path) -> PathBuf {
         let base = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        base.join("suites").join(self.target)
+        if self.flags.is_empty() { base } else { base.join("simulated") }
     }
 }
 
