@@ -12,7 +12,11 @@ use std::{
     sync::Arc,
 };
 
-use kvd_storage::{disk::SimDisk, engine::MemoryEngine, log::Recovery};
+use kvd_storage::{
+    disk::SimDisk,
+    engine::MemoryEngine,
+    log::{NoObserver, Observer, Recovery},
+};
 use kvd_types::ReplicaId;
 
 use super::{
