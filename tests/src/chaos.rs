@@ -294,6 +294,7 @@ fn tell(world: &World, mut summary: Summary, options: &RunOptions) -> Result<boo
     summary.faults_total = world.counted(drive::FAULTS);
     summary.power_cuts = world.counted(fault::POWER_CUTS);
     summary.bit_flips = world.counted(fault::BIT_FLIPS);
+    summary.corruption_answers = world.counted(load::CORRUPTION_ANSWERS);
     summary.restarts = world.counted(drive::RESTARTS);
     summary.violations = violations.len();
     summary.judge();

@@ -33,6 +33,8 @@ use tokio::{
 use super::{pulse::Pulse, world::World};
 use crate::http;
 
+/// What refusals because of stored data are counted as.
+pub(crate) const CORRUPTION_ANSWERS: &str = "corruption answers";
 /// Workers per shard.
 const WORKERS_PER_SHARD: usize = 3;
 /// Readers of all shards.
@@ -214,7 +216,10 @@ impl Worker {
             match done {
                 Ok(()) => sleep(PAUSE_MAX.mul_f64(self.random.random_range(0.0..=1.0))).await,
                 Err(error) => {
-                    if !is_expected(&error.kind, self.world.is_any_damaged()) {
+                    if error.kind == ErrorKind::Corruption {
+                        self.world.count(CORRUPTION_ANSWERS, 1);
+                    }
+                    if !is_expected(&error.kind, self.world.is_any_disk_bad()) {
                         self.world.violation(format!("a client was told {:?}: {error}", error.kind));
                     }
                     sleep(PAUSE_LONG).await;
@@ -310,7 +315,7 @@ impl Worker {
 }
 
 /// Whether a correct request may fail so when machines, networks and disks do. Anything else is a mistake of somebody's.
-const fn is_expected(kind: &ErrorKind, is_damaged: bool) -> bool {
+const fn is_expected(kind: &ErrorKind, is_any_disk_bad: bool) -> bool {
     match kind {
         ErrorKind::NotLeader(_)
         | ErrorKind::Unavailable
@@ -319,7 +324,7 @@ const fn is_expected(kind: &ErrorKind, is_damaged: bool) -> bool {
         | ErrorKind::DeadlineExceeded
         | ErrorKind::OutcomeUnknown
         | ErrorKind::SessionUnknown => true,
-        ErrorKind::Corruption => is_damaged,
+        ErrorKind::Corruption => is_any_disk_bad,
         ErrorKind::InvalidArgument
         | ErrorKind::NotFound
         | ErrorKind::FailedPrecondition

@@ -54,6 +54,8 @@ pub(crate) struct Summary {
     /// Machines that lost their power, once for each time.
     pub(crate) power_cuts: u64,
     pub(crate) bit_flips: u64,
+    /// Requests that were refused because of what a disk had lost or couldn't read.
+    pub(crate) corruption_answers: u64,
     /// Nodes that ended by themselves, where they may, and were started again.
     pub(crate) restarts: u64,
     /// Faults that this machine doesn't permit.

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Result;
@@ -31,6 +34,7 @@ pub(crate) struct World {
     violations: Mutex<Vec<String>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     damaged: Mutex<BTreeSet<usize>>,
+    has_failed: AtomicBool,
 }
 
 impl World {
@@ -54,6 +58,7 @@ impl World {
             violations: Mutex::default(),
             counts: Mutex::default(),
             damaged: Mutex::default(),
+            has_failed: AtomicBool::new(false),
         })
     }
 
@@ -115,9 +120,14 @@ impl World {
         self.damaged.lock().unwrap().contains(&index)
     }
 
-    /// Whether that is so of any machine.
-    pub(crate) fn is_any_damaged(&self) -> bool {
-        !self.damaged.lock().unwrap().is_empty()
+    /// Notes that a disk fails, or has failed.
+    pub(crate) fn mark_failing(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any disk has failed or may be damaged: requests that meet it may be told so.
+    pub(crate) fn is_any_disk_bad(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed) || !self.damaged.lock().unwrap().is_empty()
     }
 
     /// The ends of all nodes' logs, for whoever reads of a violation.

@@ -35,6 +35,7 @@ struct PowerCut {
 
 impl PowerCut {
     async fn cut(&self, world: &World) -> Result<()> {
+        world.mark_failing();
         let cuts = self.victims.iter().map(|&victim| world.machine(victim).cut_power());
         futures::future::try_join_all(cuts).await?;
         world.count(COUNTED, u64::try_from(self.victims.len())?);

@@ -99,6 +99,7 @@ struct FailedSync {
 
 impl FailedSync {
     async fn begin(&mut self, world: &World) -> Result<()> {
+        world.mark_failing();
         for &victim in &self.victims {
             self.tracers.push(trace(world, world.machine(victim), "error=EIO:when=1").await?);
         }
