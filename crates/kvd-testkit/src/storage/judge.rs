@@ -82,7 +82,7 @@ fn compare(node: &Node, found: &Found, logs: &Logs, model: &Model) -> Result<Ver
         detected = true;
         missing.extend(model.logs.settled.keys().filter(|id| !logs.contains_key(id)));
     }
-    if !model.logs.is_settled(logs, &missing) {
+    if !model.logs.allows_of_others(logs, &missing) {
         if recovery.torn_tail.is_none() || !model.logs.allows_without_last(logs, &missing) {
             return Err(format!("{} ({recovery:?})", model.logs.explain(logs)));
         }

@@ -290,9 +290,9 @@ impl LogsModel {
         reaches(self.settled.clone(), self.pending.iter(), found, &BTreeSet::new())
     }
 
-    /// Whether all replicas but those are as was settled.
-    pub(super) fn is_settled(&self, found: &Logs, but: &BTreeSet<ReplicaId>) -> bool {
-        reaches(self.settled.clone(), [].iter(), found, but)
+    /// As [`LogsModel::allows`], of all replicas but those.
+    pub(super) fn allows_of_others(&self, found: &Logs, but: &BTreeSet<ReplicaId>) -> bool {
+        reaches(self.settled.clone(), self.pending.iter(), found, but)
     }
 
     /// Whether all replicas but those may be in that state if the last write that was answered is lost in part.
