@@ -19,7 +19,6 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::OsString,
     fs,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
