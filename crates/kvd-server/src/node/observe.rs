@@ -153,7 +153,7 @@ impl Node {
             Ok(Ok(room)) if room == before => {}
             Ok(Ok(Room::Enough)) => tracing::info!("the disk has room again; puts are taken"),
             Ok(Ok(Room::Low)) => tracing::error!("the disk is nearly full; puts are refused"),
-            Ok(Ok(Room::None)) => tracing::error!("the disk is full; puts are refused, the engine is not flushed"),
+            Ok(Ok(Room::None)) => tracing::error!("the disk is full; puts and engine flushes wait for room"),
             Ok(Err(error)) => tracing::warn!(%error, "it can't be told how much room there is"),
             Err(error) => tracing::warn!(%error, "it can't be told how much room there is"),
         }

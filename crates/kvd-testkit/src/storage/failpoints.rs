@@ -29,7 +29,10 @@ fn every_place_that_has_a_name_is_met() {
     let counts: Vec<_> = ALL.iter().map(|name| (*name, Arc::new(AtomicU64::new(0)))).collect();
     for (name, count) in &counts {
         let count = Arc::clone(count);
-        fail::cfg_callback(*name, move || drop(count.fetch_add(1, Ordering::Relaxed))).unwrap();
+        let counted = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        fail::cfg_callback(*name, counted).unwrap();
     }
     for history in 0..HISTORIES {
         whole(SEED, history).unwrap_or_else(|error| panic!("history {history} of seed {SEED}: {error}"));
