@@ -329,10 +329,11 @@ impl Group {
         self.0.reader.as_ref()
     }
 
-    /// Takes note of a read's failure: rows that fail their checks stop the replica.
+    /// Takes note of a read's failure: rows that fail their checks, or can't be read, stop the replica. The other replicas
+    /// have them, so whoever asked is to ask there.
     #[must_use]
     pub fn read_failed(&self, error: &kvd_machine::Error) -> Error {
-        Error::corruption(self.0.state.broken(error).to_string())
+        self.stopped(&self.0.state.broken(error))
     }
 
     /// The state of the meta group; `None` for a shard.
