@@ -15,7 +15,8 @@
 //! - A plan depends on nothing but its seed and the kinds it may draw from. The timing is the machine's, so that the same
 //!   plan may not fail again; the history of a bad run is kept.
 //! - A slow machine is no violation. A lost write, a stale read, a panic, replicas that differ, a node that ends where
-//!   it shouldn't or goes on where it shouldn't, and a cluster that hasn't recovered within a minute are.
+//!   it shouldn't or goes on where it shouldn't, and a cluster that hasn't recovered within a minute (more on a machine
+//!   under load) are.
 //! - Everything that is made has a name by which it is found: what a killed run leaves is removed by the next one.
 //!
 //! # What it deliberately does not do

@@ -91,8 +91,7 @@ impl Drive {
         if let Err(why) = &recovered {
             let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
             self.world.violation(format!(
-                "not healthy {:?} after {} ended: {why}\n{}",
-                health::RECOVERY_DEADLINE,
+                "the cluster did not recover from {}: {why}\n{}",
                 names.join(", "),
                 self.world.ends_of_logs(LINES_SHOWN)
             ));

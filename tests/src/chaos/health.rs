@@ -17,7 +17,11 @@ use super::{machine::Machine, world::World};
 use crate::http;
 
 /// A cluster that has not recovered so long after the last fault has ended doesn't recover.
-pub(crate) const RECOVERY_DEADLINE: Duration = Duration::from_secs(60);
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(60);
+/// On a machine with more processes waiting for each of its processors than this it may take longer in proportion, up to
+/// [`SLOWNESS_MAX`] times: a slow machine is no violation.
+const PROCESSES_PER_CORE: f64 = 4.0;
+const SLOWNESS_MAX: f64 = 5.0;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -74,9 +78,15 @@ pub(crate) async fn agreed(world: &World, client: &Client) -> Result<String, Str
 }
 
 async fn until_deadline(mut look: impl AsyncFnMut() -> Result<(), String>) -> Result<String, String> {
-    let deadline = Instant::now() + RECOVERY_DEADLINE;
+    let begun = Instant::now();
     let mut missing = "nothing was seen".to_owned();
-    while Instant::now() < deadline {
+    loop {
+        // The load may come later.
+        let patience = RECOVERY_DEADLINE.mul_f64(slowness());
+        let deadline = begun + patience;
+        if Instant::now() >= deadline {
+            return Err(format!("after {patience:?}: {missing}"));
+        }
         match tokio::time::timeout_at(deadline, look()).await {
             Ok(Ok(())) => return Ok(missing),
             Ok(Err(why)) => missing = why,
@@ -84,7 +94,15 @@ async fn until_deadline(mut look: impl AsyncFnMut() -> Result<(), String>) -> Re
         }
         sleep(LOOK_INTERVAL).await;
     }
-    Err(missing)
+}
+
+/// How many times longer than usual things may take on this machine now.
+fn slowness() -> f64 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = u32::try_from(cores).map_or(1.0, f64::from);
+    (load / cores / PROCESSES_PER_CORE).clamp(1.0, SLOWNESS_MAX)
 }
 
 /// The shards that are led by nodes at these addresses; none if the cluster doesn't answer.
