@@ -7,21 +7,22 @@
 //!
 //! # The approach
 //! Each call is made and its answer received by a task of its own, because whoever waits for it may not be polled. Before
-//! the call is made it is given room: a share of [`BYTES_MAX`] by what its answer may weigh. Without room it waits, and
-//! nothing has been asked. An answer that is there gives back what it doesn't need; one that weighs more than expected is
+//! the call is made it is given room: a share of [`BYTES_MAX`] by what its answer may weigh. Without room it waits for
+//! [`ROOM_PATIENCE`], and then nothing has been asked. A small answer, as that to most writes, needs no room. An answer that is there gives back what it doesn't need; one that weighs more than expected is
 //! kept all the same, so that [`EXCESS_MAX`] times the room is what answers can take at worst. Nothing waits beyond the
 //! request's deadline: after that it is of no use to anyone.
 //!
 //! # What is deliberately absent
-//! No fairness among clients: while some stall the node, what has to be passed on for others waits. What this node leads it
-//! serves all the same, and clients that know the ring go to the leaders by themselves.
+//! No fairness among clients: while some stall the node, others are sent to the leaders instead of having their reads
+//! passed on. What this node leads it serves all the same.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use kvd_proto::peer::v1 as p;
 use kvd_raft::CallError;
 use kvd_types::{
+    Write, WriteOp,
     limits::{ANSWER_BYTES_MAX, SCAN_BYTES_MAX, VALUE_BYTES_MAX},
     operation::Request,
 };
@@ -35,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The room for answers, in bytes.
 const BYTES_MAX: usize = 128 << 20;
+/// How long a call may wait for room: whoever makes it does better to ask the leader itself.
+const ROOM_PATIENCE: Duration = Duration::from_millis(250);
 /// The largest answer weighs at most so many times what is expected of it.
 const EXCESS_MAX: usize = 4;
 /// What is expected of an answer with one value.
@@ -46,7 +49,7 @@ const BYTES_FREE: usize = 4 << 10;
 pub(super) enum Received {
     /// This.
     Answer(Result<p::Envelope, CallError>),
-    /// It was not made: there was no room by the deadline.
+    /// It was not made: there was no room.
     NotAsked,
     /// Nothing by the deadline, or something that nobody took until then.
     Late,
@@ -55,10 +58,16 @@ pub(super) enum Received {
 /// What an answer to a request is expected to weigh, in bytes.
 pub(super) fn expected_bytes(request: &Request) -> usize {
     match request {
-        Request::Get(_) | Request::Write(_) => VALUE_BYTES,
+        Request::Get(_) => VALUE_BYTES,
+        Request::Write(Write { op, .. }) => match op {
+            WriteOp::Put { want_previous: true, .. } | WriteOp::Delete { want_previous: true, .. } => {
+                VALUE_BYTES
+            }
+            WriteOp::Put { .. } | WriteOp::Delete { .. } => 0,
+        },
         Request::BatchGet(keys) => keys.len().saturating_mul(VALUE_BYTES).min(ANSWER_BYTES_MAX),
         Request::Scan(_) => SCAN_BYTES_MAX,
-        Request::OpenSession(_) | Request::CloseSession(..) => BYTES_FREE,
+        Request::OpenSession(_) | Request::CloseSession(..) => 0,
     }
 }
 
@@ -112,17 +121,24 @@ async fn keep(
         *place.received.lock() = Some(received);
         place.changed.notify_one();
     };
-    let permits = u32::try_from(expected_bytes).unwrap_or(u32::MAX);
-    let Ok(Ok(mut room)) = tokio::time::timeout_at(deadline, room.acquire_many_owned(permits)).await else {
-        return put((Received::NotAsked, None));
-    };
+    let mut given = None;
+    if expected_bytes > 0 {
+        let permits = u32::try_from(expected_bytes).unwrap_or(u32::MAX);
+        let patience = deadline.min(Instant::now() + ROOM_PATIENCE);
+        match tokio::time::timeout_at(patience, room.acquire_many_owned(permits)).await {
+            Ok(Ok(room)) => given = Some(room),
+            _ => return put((Received::NotAsked, None)),
+        }
+    }
     let Ok(answer) = tokio::time::timeout_at(deadline, call()).await else {
         return put((Received::Late, None));
     };
     let bytes = answer.as_ref().map_or(0, p::Envelope::encoded_len);
     let needed = if bytes <= BYTES_FREE { 0 } else { bytes.min(expected_bytes) };
-    drop(room.split(expected_bytes - needed));
-    put((Received::Answer(answer), Some(room)));
+    if let Some(given) = &mut given {
+        drop(given.split(expected_bytes - needed));
+    }
+    put((Received::Answer(answer), given));
     tokio::time::sleep_until(deadline).await;
     put((Received::Late, None));
 }
@@ -133,7 +149,6 @@ mod tests {
         future::poll_fn,
         sync::atomic::{AtomicBool, Ordering},
         task::Poll,
-        time::Duration,
     };
 
     use bytes::Bytes;
@@ -179,7 +194,7 @@ mod tests {
         const ANSWER_BYTES: usize = 1 << 20;
         let room = Room::new();
         let mut waiting = Vec::new();
-        for _ in 0..2 * BYTES_MAX / ANSWER_BYTES {
+        for _ in 0..BYTES_MAX / ANSWER_BYTES {
             waiting.push(ask(&room, ANSWER_BYTES, within(LONG)).await);
         }
         until_room(&room, |bytes| bytes < ANSWER_BYTES).await;
@@ -193,7 +208,9 @@ mod tests {
         };
         assert!(matches!(room.receive(VALUE_BYTES, within(SHORT), call).await, Received::NotAsked));
         assert!(!asked.load(Ordering::Relaxed), "it would be a lie that nothing was asked");
-        // Whoever takes answers makes room for those that wait, until all have theirs.
+        // What needs none goes on, and whoever takes answers makes some.
+        let small = room.receive(0, within(LONG), || async { Ok(answer(10)) }.boxed()).await;
+        assert!(matches!(small, Received::Answer(Ok(_))));
         for received in waiting {
             assert!(matches!(received.await, Received::Answer(Ok(_))));
         }

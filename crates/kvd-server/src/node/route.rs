@@ -236,10 +236,8 @@ impl Node {
             Received::Answer(answered) => answered,
             Received::NotAsked => {
                 return Err(Error::new(
-                    ErrorKind::DeadlineExceeded,
-                    format!(
-                        "the deadline passed before node {node} could be asked: too many answers wait here"
-                    ),
+                    ErrorKind::NotLeader(Some(self.hint(shard, node))),
+                    format!("too many answers wait here for clients that do not read them; ask node {node}"),
                 ));
             }
             Received::Late => Err(CallError::NoAnswer(node, "none by the deadline".to_owned())),
