@@ -210,7 +210,11 @@ fn phases(options: Options, cluster: &mut Cluster, rng: StdRng, report: &mut Rep
     cluster.clients.ask_to_read(last_keys(&cluster.clients.recorder.history()));
     wait(cluster, SETTLES_WITHIN, "the last keys can't be read", |cluster| {
         (!cluster.clients.rows_are_read()).then(|| "they have not been".to_owned())
-    })
+    })?;
+    match cluster.clients.key_with_two_owners() {
+        Some(key) => Err(format!("key {key} has two owners")),
+        None => Ok(()),
+    }
 }
 
 /// Lets time pass until nothing is missing any more.

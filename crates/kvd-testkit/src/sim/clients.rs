@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use kvd_client::{Client, NodeId, Record, ReplicaStatus, ShardId, Topology};
+use kvd_client::{Client, Key, NodeId, Record, ReplicaStatus, ShardId, Topology};
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use turmoil::Sim;
 
 use super::{cluster::Shape, network::SimDial, witness::Witness, workload};
-use crate::history::{Process, Recorder, RecordingClient};
+use crate::history::{Action, Answer, Process, Recorder, RecordingClient};
 
 /// How long a client tries a request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(3);
@@ -64,6 +64,8 @@ struct Admin {
     moves: Vec<(ShardId, NodeId)>,
     reads: Option<Vec<String>>,
     rows: Option<Vec<Option<Record>>>,
+    /// The keys of all shards, as a scan gave them.
+    scanned: Vec<Key>,
 }
 
 impl Clients {
@@ -207,9 +209,34 @@ impl Clients {
                 Err(_) => return,
             }
         }
+        let Some(scanned) = self.scan(client, process).await else { return };
         let mut admin = self.admin.lock();
         admin.reads = None;
         admin.rows = Some(rows);
+        admin.scanned = scanned;
+    }
+
+    /// Reads all keys at once, recorded as a read of each that anybody ever used: what isn't there is as telling as what is.
+    async fn scan(&self, client: &Client, process: Process) -> Option<Vec<Key>> {
+        let history = self.recorder.history();
+        let keys: std::collections::BTreeSet<Key> =
+            history.operations.into_iter().map(|operation| operation.key).collect();
+        let invocations: Vec<_> = keys
+            .into_iter()
+            .map(|key| (key.clone(), self.recorder.invoke(process, key, Action::Get)))
+            .collect();
+        let rows = client.scan_all().collect().await.ok()?;
+        for (key, invocation) in invocations {
+            let found = rows.iter().find(|(found, _)| *found == key).map(|(_, record)| record);
+            invocation.ok(Answer::got(found));
+        }
+        Some(rows.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// A key that more than one shard gave in a scan of all: keys have one owner.
+    pub(crate) fn key_with_two_owners(&self) -> Option<Key> {
+        let mut seen = std::collections::BTreeSet::new();
+        self.admin.lock().scanned.iter().find(|key| !seen.insert((*key).clone())).cloned()
     }
 
     /// Has the administrator read these keys, until all have been.
