@@ -136,6 +136,10 @@ pub fn run(options: Options) -> std::io::Result<Run> {
     }
 }
 
+#[expect(
+    clippy::mem_forget,
+    reason = "what still runs in the cluster must not go on without a world around it"
+)]
 fn run_here(options: Options) -> Run {
     let mut rng = StdRng::seed_from_u64(options.seed);
     let shape = Shape::draw(&mut rng);
@@ -157,7 +161,6 @@ fn run_here(options: Options) -> Run {
     report.violations = cluster.witness.violations();
     report.violations.extend(check::check(&history).violations.iter().map(ToString::to_string));
     let trace = cluster.witness.take_lines();
-    // What still runs in it would see the clock go back.
     std::mem::forget(cluster);
     Run { report, history, trace }
 }

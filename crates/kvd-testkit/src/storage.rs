@@ -39,7 +39,8 @@ mod rot;
 mod summary;
 mod workload;
 
-#[cfg(all(test, feature = "failpoints"))]
+#[cfg(feature = "failpoints")]
+#[cfg(test)]
 mod failpoints;
 #[cfg(test)]
 mod tests;

@@ -252,7 +252,8 @@ impl Field {
     fn cargo_of(&self, suite: &suites::Suite) -> Command {
         let mut command = self.cargo("build");
         command.args(["--package", suite.package, "--bin", suite.binary]);
-        command.arg("--features").arg(suite.features.join(","));
+        // Those of both, so that one build of the product serves both.
+        command.arg("--features").arg([SIM.features, CRASHES.features].concat().join(","));
         command
     }
 

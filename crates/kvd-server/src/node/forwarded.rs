@@ -46,6 +46,7 @@ const VALUE_BYTES: usize = VALUE_BYTES_MAX / EXCESS_MAX;
 const BYTES_FREE: usize = 4 << 10;
 
 /// What came of a call.
+#[expect(clippy::large_enum_variant, reason = "each lives for a moment, on its way to its caller")]
 pub(super) enum Received {
     /// This.
     Answer(Result<p::Envelope, CallError>),

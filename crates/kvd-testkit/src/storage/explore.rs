@@ -161,7 +161,9 @@ fn one_history(
                 cut(seed, Cut { history, operation, in_the_middle }, None, summary)?;
             }
         }
-        for operation in (history % FAULT_STRIDE..operations).step_by(FAULT_STRIDE as usize) {
+        for operation in
+            (history % FAULT_STRIDE..operations).step_by(usize::try_from(FAULT_STRIDE).unwrap_or(usize::MAX))
+        {
             for fault in 0..FAULTS.len() {
                 replay(seed, Case::Fault { history, operation, fault }, summary)?;
             }

@@ -45,7 +45,7 @@ pub(super) fn explore(
         return ended.map_err(|error| error.to_string());
     };
     if matches!(kind, Fault::Fail(_)) {
-        failed(&mut work, met, ended, &mut chance, summary)
+        failed(&mut work, met, &ended, &mut chance, summary)
     } else {
         lied(&mut work, ended, summary)
     }
@@ -54,12 +54,12 @@ pub(super) fn explore(
 fn failed(
     work: &mut Work,
     met: Operation,
-    ended: Result<(), Failure>,
+    ended: &Result<(), Failure>,
     chance: &mut Chance,
     summary: &mut Summary,
 ) -> Result<(), String> {
     summary.failures += 1;
-    match &ended {
+    match ended {
         Err(failure) => {
             if let Some(what) = failure.violation() {
                 return Err(what.to_owned());

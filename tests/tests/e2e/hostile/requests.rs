@@ -78,7 +78,7 @@ async fn sessions_by_the_ten_thousand_are_bounded_and_those_in_use_go_on() {
             match result.response {
                 Some(Reply::OpenSession(_)) => {}
                 Some(Reply::Error(error)) => {
-                    assert_eq!(error.kind(), v1::error::Kind::Overloaded, "{error:?}")
+                    assert_eq!(error.kind(), v1::error::Kind::Overloaded, "{error:?}");
                 }
                 other => panic!("{other:?}"),
             }
