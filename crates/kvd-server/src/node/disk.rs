@@ -12,7 +12,7 @@ use kvd_storage::{
     engine::Engine,
     identity::{Identity, Joined, LOG_DIR},
     log::{self, Log, Recovery},
-    space::{Space, SpaceOptions},
+    space::{Room, Space, SpaceOptions},
     table::Table,
 };
 use kvd_types::{Error, Incarnation, ReplicaId, Result};
@@ -121,6 +121,13 @@ impl NodeDisk {
 
     /// Flushes the engine and notes that nothing was lost. The log needs nothing: what it has answered for is synced.
     pub(super) fn close(&self) -> Result<()> {
+        if self.space.room() == Room::None {
+            // A flush that finds no room takes the process with it. The log has everything.
+            tracing::warn!(
+                "the disk is full, so the engine is not flushed: the next start applies more of the log"
+            );
+            return Ok(());
+        }
         self.engine.flush().map_err(refuse)?;
         self.update(|identity| identity.clean_stop = true)
     }
