@@ -5,3 +5,4 @@ mod durability;
 mod groups;
 mod harness;
 mod reads;
+mod snapshots;
