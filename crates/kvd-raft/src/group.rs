@@ -21,7 +21,10 @@ use openraft::{
     async_runtime::WatchReceiver as _,
     errors::{InitializeError, RaftError},
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -39,10 +42,12 @@ use crate::{
     types::{Metrics, TypeConfig},
 };
 
+mod elections;
 mod members;
 mod messages;
 pub(crate) mod open;
 
+use elections::Elections;
 pub use members::Members;
 
 /// How long openraft may take to note a checkpoint that was written.
@@ -272,7 +277,14 @@ impl Group {
         let (reads, rounds) = ReadQueue::new(group, raft.clone(), timing.election_timeout_max);
         let (seen, leadership) = watch::channel(Leadership::default());
         let heard = watch::Sender::new(false);
-        tasks.spawn(watch_core(raft.clone(), Arc::clone(&state), seen, heard.subscribe(), cancelled.clone()));
+        let watch = CoreWatch {
+            raft: raft.clone(),
+            state: Arc::clone(&state),
+            seen,
+            heard: heard.subscribe(),
+            election_timeout_max: timing.election_timeout_max,
+        };
+        tasks.spawn(watch.run(cancelled.clone()));
         tasks.spawn(proposer.run(cancelled.clone()));
         tasks.spawn(rounds.run(cancelled.clone()));
         tasks.close();
@@ -509,51 +521,71 @@ impl Group {
     }
 }
 
-/// Keeps up with who leads, and notices when the core ends by itself.
+/// Keeps up with who leads, holds back elections that find no winner, and notices when the core ends by itself.
 ///
 /// A replica that has just been opened remembers who led it before. That one counts only once it has been heard: whoever
 /// restarts nodes one by one must not be told that all is well by a replica that nobody has spoken to.
-async fn watch_core(
+struct CoreWatch {
     raft: Raft,
     state: Arc<ReplicaState>,
     seen: watch::Sender<Leadership>,
-    mut heard: watch::Receiver<bool>,
-    cancelled: CancellationToken,
-) {
-    let mut metrics = raft.server_metrics();
-    loop {
-        let leadership = {
-            let metrics = metrics.borrow_watched();
-            let is_self = metrics.state == ServerState::Leader;
-            let leader = metrics.current_leader.filter(|_| is_self || *heard.borrow()).and_then(|id| {
-                let node = *metrics.membership_config.get_node(&id)?;
-                Some(Replica { id, node })
+    heard: watch::Receiver<bool>,
+    election_timeout_max: Duration,
+}
+
+impl CoreWatch {
+    async fn run(self, cancelled: CancellationToken) {
+        let Self { raft, state, seen, mut heard, election_timeout_max } = self;
+        let mut metrics = raft.server_metrics();
+        let mut elections = Elections::default();
+        let mut may_stand_at: Option<Instant> = None;
+        loop {
+            let (leadership, is_candidate) = {
+                let metrics = metrics.borrow_watched();
+                let is_self = metrics.state == ServerState::Leader;
+                let leader = metrics.current_leader.filter(|_| is_self || *heard.borrow()).and_then(|id| {
+                    let node = *metrics.membership_config.get_node(&id)?;
+                    Some(Replica { id, node })
+                });
+                let leadership = Leadership { leader, is_self, term: Term(metrics.vote.leader_id.term) };
+                (leadership, metrics.state == ServerState::Candidate)
+            };
+            let has_leader = leadership.leader.is_some();
+            if let Some(range) =
+                elections.look(leadership.term, is_candidate, has_leader, election_timeout_max)
+            {
+                raft.runtime_config().elect(false);
+                may_stand_at = Some(Instant::now() + range.mul_f64(rand::random_range(0.0..1.0)));
+            }
+            if may_stand_at.is_some_and(|at| has_leader || at <= Instant::now()) {
+                may_stand_at = None;
+                raft.runtime_config().elect(true);
+            }
+            seen.send_if_modified(|known| {
+                let changed = *known != leadership;
+                *known = leadership;
+                changed
             });
-            Leadership { leader, is_self, term: Term(metrics.vote.leader_id.term) }
-        };
-        seen.send_if_modified(|known| {
-            let changed = *known != leadership;
-            *known = leadership;
-            changed
-        });
-        let ended = tokio::select! {
-            () = cancelled.cancelled() => return,
-            changed = metrics.changed() => changed.is_err(),
-            Ok(()) = heard.changed() => false,
-            () = tokio::time::sleep(CORE_CHECK_INTERVAL) => false,
-        };
-        if cancelled.is_cancelled() {
-            return;
-        }
-        // A core that panics says nothing more; it is only found out by being asked.
-        if let Err(fatal) = raft.with_raft_state(|_| ()).await
-            && !cancelled.is_cancelled()
-        {
-            state.report(Fault::Core(fatal.to_string()));
-            return;
-        }
-        if ended {
-            return;
+            let ended = tokio::select! {
+                () = cancelled.cancelled() => return,
+                changed = metrics.changed() => changed.is_err(),
+                Ok(()) = heard.changed() => false,
+                () = tokio::time::sleep(CORE_CHECK_INTERVAL) => false,
+                () = sleep_until(may_stand_at.unwrap_or_else(Instant::now)), if may_stand_at.is_some() => false,
+            };
+            if cancelled.is_cancelled() {
+                return;
+            }
+            // A core that panics says nothing more; it is only found out by being asked.
+            if let Err(fatal) = raft.with_raft_state(|_| ()).await
+                && !cancelled.is_cancelled()
+            {
+                state.report(Fault::Core(fatal.to_string()));
+                return;
+            }
+            if ended {
+                return;
+            }
         }
     }
 }
