@@ -128,7 +128,11 @@ async fn guest(address: SocketAddr) -> KvClient<Channel> {
 async fn write_values(client: &Client, count: usize, bytes: usize) -> Vec<String> {
     let keys: Vec<String> = (0..count).map(|number| format!("large/{number}")).collect();
     for key in &keys {
-        client.put(key, vec![b'v'; bytes]).await.expect("a value can be put");
+        let value = vec![b'v'; bytes];
+        until("a value to be put", async || {
+            client.put(key, value.clone()).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
     }
     keys
 }

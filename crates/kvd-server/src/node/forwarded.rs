@@ -35,7 +35,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// The room for answers, in bytes.
-const BYTES_MAX: usize = 128 << 20;
+const BYTES_MAX: usize = 48 << 20;
 /// How long a call may wait for room: whoever makes it does better to ask the leader itself.
 const ROOM_PATIENCE: Duration = Duration::from_millis(250);
 /// The largest answer weighs at most so many times what is expected of it.

@@ -43,23 +43,20 @@ async fn pipelines_whose_answers_nobody_reads_stall_alone() {
     let mut scene = Scene::start().await;
     let keys = write_values(&scene.client, VALUES, VALUE_BYTES).await;
     scene.vitals = scene.cluster.nodes().iter().map(Vitals::of).collect();
-    let mut stalled = Vec::new();
-    // Whatever the leaders are, two thirds of these are passed on to other nodes.
-    for node in scene.cluster.nodes() {
-        let mut kv = guest(node.client_address()).await;
-        for _ in 0..4 {
-            stalled.push(ask(&mut kv, &keys, GETS).await);
+    // What one round took must serve the next one: the allocator gives little back to the system, but nothing may leak.
+    for _ in 0..4 {
+        let mut stalled = Vec::new();
+        // Whatever the leaders are, two thirds of these are passed on to other nodes.
+        for node in scene.cluster.nodes() {
+            let mut kv = guest(node.client_address()).await;
+            for _ in 0..4 {
+                stalled.push(ask(&mut kv, &keys, GETS).await);
+            }
+        }
+        for _ in 0..3 {
+            scene.check().await;
         }
     }
-    for _ in 0..10 {
-        scene.check().await;
-    }
-    drop(stalled);
-    until("the memory to come back", async || {
-        let harm: Vec<u64> = scene.vitals.iter().map(|vitals| vitals.harm_bytes() >> 20).collect();
-        if harm.iter().all(|&mib| mib < 128) { Ok(()) } else { Err(format!("{harm:?} MiB")) }
-    })
-    .await;
     scene.check().await;
     scene.end().await;
 }
