@@ -6,9 +6,10 @@ use futures::future::BoxFuture;
 use kvd_client::Result;
 use rand::{RngExt as _, rngs::StdRng};
 
-use crate::history::RecordingClient;
+use crate::history::{Process, RecordingClient};
 
 mod counters;
+mod plain;
 mod registers;
 
 /// What a process does.
@@ -27,6 +28,7 @@ pub(crate) struct Turns {
 /// The workload of a process.
 pub(crate) fn draw(rng: StdRng, process: usize, rest_max: Duration) -> Turns {
     let workload: Box<dyn Workload> = match process % 4 {
+        2 => Box::new(plain::Plain::new(Process(u32::try_from(process).unwrap_or(u32::MAX)))),
         3 => Box::<counters::Counters>::default(),
         _ => Box::new(registers::Registers::new(process)),
     };
