@@ -339,6 +339,12 @@ impl Log {
         self.shared.pool.is_ready()
     }
 
+    /// How many more segments the log can begin without any room on the disk. The next start needs one.
+    #[must_use]
+    pub fn spare_segments(&self) -> usize {
+        self.shared.pool.spares()
+    }
+
     /// Why the log takes nothing any more; none while it is alive.
     #[must_use]
     pub fn failure(&self) -> Option<io::Error> {

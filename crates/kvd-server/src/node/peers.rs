@@ -85,6 +85,11 @@ impl PeerHandler for Peers {
                 Some(Body::Operation(operation)) => {
                     Body::OperationResult(node.serve_forwarded(operation).await)
                 }
+                // A log that found no room would be dead, and this node with it. What it lacks it is sent once there is room.
+                Some(Body::Append(append)) if !append.entries.is_empty() && node.refuses_entries() => {
+                    let why = "this node's disk is full";
+                    Body::Refusal(refusal(Reason::ReplicaFailed, why.to_owned()))
+                }
                 // The caller would be without a leader that takes puts.
                 Some(Body::TransferLeader(_)) if node.refuses_puts() => {
                     let why = "this node's disk is full; another one must lead";

@@ -43,6 +43,11 @@ const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
 const HAND_OVER_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How long a change of the cluster may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(3);
+/// After a checkpoint that could not be written the next one is tried after so long, and twice as long after each further
+/// failure…
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(2);
+/// …up to this: a full disk is not asked for room all the time.
+const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How many times a shard's share of the log a replica with few entries may keep from being used again.
 const PINNED_LOG_FACTOR: u64 = 4;
 
@@ -64,8 +69,11 @@ pub(super) struct Reconciler {
     leads_since: BTreeMap<GroupId, (Term, Instant)>,
     /// Groups whose last hand-over failed.
     hand_overs: BTreeMap<GroupId, FailedHandOver>,
-    /// The checkpoint that is being taken.
-    checkpoint: Option<JoinHandle<()>>,
+    /// The checkpoint that is being taken; whether it was.
+    checkpoint: Option<JoinHandle<bool>>,
+    /// After checkpoints that could not be written: how many in a row, and when the next one is tried.
+    checkpoint_failures: u32,
+    checkpoint_at: Option<Instant>,
 }
 
 /// A hand-over that has failed.
@@ -114,7 +122,7 @@ impl Node {
         self.learn(state)?;
         self.mend(state).await?;
         self.open_placed(state).await?;
-        self.take_checkpoints(reconciler)?;
+        self.take_checkpoints(reconciler).await?;
         self.trust_state().await?;
         if !self.is_announced() {
             // The state may be history: what it says of others was true once, and may be acted on no more.
@@ -439,8 +447,21 @@ impl Node {
     }
 
     /// Takes one checkpoint at a time, of the group that needs it most.
-    fn take_checkpoints(&self, reconciler: &mut Reconciler) -> Result<()> {
+    async fn take_checkpoints(&self, reconciler: &mut Reconciler) -> Result<()> {
         if reconciler.checkpoint.as_ref().is_some_and(|taking| !taking.is_finished()) {
+            return Ok(());
+        }
+        if let Some(ended) = reconciler.checkpoint.take() {
+            if ended.await.unwrap_or(false) {
+                reconciler.checkpoint_failures = 0;
+                reconciler.checkpoint_at = None;
+            } else {
+                let pause = CHECKPOINT_PAUSE.saturating_mul(1 << reconciler.checkpoint_failures.min(8));
+                reconciler.checkpoint_failures = reconciler.checkpoint_failures.saturating_add(1);
+                reconciler.checkpoint_at = Some(Instant::now() + pause.min(CHECKPOINT_PAUSE_MAX));
+            }
+        }
+        if reconciler.checkpoint_at.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
         let bound = self.config.storage.checkpoint_log_bytes;
@@ -456,10 +477,12 @@ impl Node {
         let neediest = groups.max_by_key(|(need, _)| *need).filter(|(need, _)| *need > bound);
         reconciler.checkpoint = neediest.map(|(_, group)| {
             tokio::spawn(async move {
-                match group.checkpoint().await {
+                let taken = group.checkpoint().await;
+                match &taken {
                     Ok(()) => tracing::debug!(group = %group.id(), "checkpoint taken"),
                     Err(error) => tracing::warn!(group = %group.id(), %error, "no checkpoint was taken"),
                 }
+                taken.is_ok()
             })
         });
         Ok(())

@@ -31,6 +31,8 @@ use super::{
 
 /// Between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// On a full disk followers take entries while so many more segments can be begun: the last one is for the next start.
+const SPARE_SEGMENTS_MIN: usize = 2;
 /// How long a put should wait that met a full disk.
 const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -140,6 +142,12 @@ impl Node {
     pub(super) fn refuses_puts(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
             || self.disk().is_ok_and(|disk| disk.space.room() != Room::Enough)
+    }
+
+    /// Whether the log must take no entries any more, lest none of its reserve be left for votes and the next start.
+    pub(super) fn refuses_entries(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+            && self.disk().is_ok_and(|disk| disk.log.spare_segments() < SPARE_SEGMENTS_MIN)
     }
 
     async fn execute_on(

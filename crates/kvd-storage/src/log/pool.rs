@@ -162,6 +162,12 @@ impl Pool {
         self.changed.notify_all();
     }
 
+    /// How many segments can still be begun without any room on the disk.
+    pub(super) fn spares(&self) -> usize {
+        let state = self.state.lock();
+        state.free.len() + usize::from(state.ready.is_some())
+    }
+
     /// Whether a file is ready for the next segment.
     pub(super) fn is_ready(&self) -> bool {
         self.state.lock().ready.is_some()
