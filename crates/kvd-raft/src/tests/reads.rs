@@ -22,13 +22,15 @@ async fn a_read_is_not_answered_before_what_is_committed_is_applied() {
     opened.initialize(&[node.replica()]).await.unwrap();
     let (_, group) = leader(&[opened]).await;
     group.propose(put("first", "applied")).await.unwrap();
-    let mut second = group.propose(put("second", "committed")).boxed();
-    assert!(second.as_mut().now_or_never().is_none());
-    until("the second write is committed", || {
+    until("the first write is all that is known", || {
         let status = group.status();
-        status.committed_index > status.applied_index
+        status.committed_index == status.last_log_index && status.applied_index == status.last_log_index
     })
     .await;
+    let first = group.status().committed_index;
+    let mut second = group.propose(put("second", "committed")).boxed();
+    assert!(second.as_mut().now_or_never().is_none());
+    until("the second write is committed", || group.status().committed_index > first).await;
     assert_eq!(value(&group, "second"), None, "it can't have been applied");
     let refused = group.read_barrier().await.expect_err("it would not see the second write");
     assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused}");
