@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Result, bail, ensure};
@@ -25,12 +26,32 @@ const ALWAYS: &[Need] = &[
     Need { what: "fsfreeze", package: "util-linux" },
 ];
 
+/// The name of a namespace that is made to see whether it can be.
+const PROBE: &str = "kvd-chaos-probe";
+
 /// Where Debian puts the library that fakes clocks, below a directory named for the machine.
 const CLOCK_LIBRARY: &str = "faketime/libfaketime.so.1";
 
 fn is_there(need: &Need) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|dir| dir.join(need.what).is_file())
+}
+
+/// Why nothing of this can be had on this machine; none if some of it can.
+pub(crate) fn lacks_everything() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("it needs root".to_owned());
+    }
+    let missing: BTreeSet<&Need> = ALWAYS.iter().filter(|need| !is_there(need)).collect();
+    if let Err(missing) = refuse(&missing) {
+        return Some(missing.to_string());
+    }
+    // Root of a container may have none of root's powers.
+    let ip = |action: &str| {
+        Command::new("ip").args(["netns", action, PROBE]).output().is_ok_and(|ended| ended.status.success())
+    };
+    let is_permitted = ip("add") && ip("delete");
+    (!is_permitted).then(|| "the machine permits no network namespaces".to_owned())
 }
 
 /// The kinds that can be had here, and those that can't, with what they lack; refuses if there are any of these, unless they
