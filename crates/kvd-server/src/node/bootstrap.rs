@@ -108,11 +108,8 @@ fn decide(answers: &[Answer], seeds_hash: u64) -> Decision {
 pub(super) fn seeds_hash(seeds: &[String]) -> u64 {
     let mut sorted = seeds.to_vec();
     sorted.sort();
-    // FNV-1a: only ever compared between nodes that form a cluster at this moment.
-    sorted
-        .join(",")
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    // Only ever compared between nodes that form a cluster at this moment.
+    xxhash_rust::xxh3::xxh3_64(sorted.join(",").as_bytes())
 }
 
 impl Node {

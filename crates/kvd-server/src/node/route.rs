@@ -141,13 +141,13 @@ impl Node {
     /// Whether the disk has no room, or none for the log's reserve.
     pub(super) fn refuses_puts(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
-            || self.disk().is_ok_and(|disk| disk.space.room() != Room::Enough)
+            || self.disk.get().is_some_and(|disk| disk.space.room() != Room::Enough)
     }
 
     /// Whether the log must take no entries any more, lest none of its reserve be left for votes and the next start.
     pub(super) fn refuses_entries(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
-            && self.disk().is_ok_and(|disk| disk.log.spare_segments() < SPARE_SEGMENTS_MIN)
+            && self.disk.get().is_some_and(|disk| disk.log.spare_segments() < SPARE_SEGMENTS_MIN)
     }
 
     async fn execute_on(
