@@ -17,7 +17,7 @@ mod real;
 mod sim;
 
 pub use real::RealDisk;
-pub use sim::{Crash, Fault, Operation, SimDisk};
+pub use sim::{Crash, Fault, Operation, SimDisk, chance};
 
 /// A file system.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {

@@ -27,7 +27,6 @@
 //! Threads and time: the log's writer runs inline. The files of the engine on disk: the engine in memory takes its
 //! place, with what it promises about crashes. Consensus and commands: an entry is one changed row.
 
-mod chance;
 mod check;
 mod crashes;
 mod explore;

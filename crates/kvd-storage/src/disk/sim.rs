@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 
 use super::{Disk, File};
 
-mod chance;
+pub mod chance;
 mod node;
 
 use self::{

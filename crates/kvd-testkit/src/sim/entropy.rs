@@ -18,6 +18,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use kvd_storage::disk::chance::{STEP, mix};
+
 static SIMULATED: AtomicBool = AtomicBool::new(false);
 static DRAWS: AtomicU64 = AtomicU64::new(0);
 static NOW_NS: AtomicU64 = AtomicU64::new(0);
@@ -39,14 +41,7 @@ pub fn set_time(now_ns: u64) {
 /// Draws a number.
 #[must_use]
 pub fn draw() -> u64 {
-    mix(DRAWS.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst))
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-const fn mix(state: u64) -> u64 {
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    mix(DRAWS.fetch_add(STEP, Ordering::SeqCst))
 }
 
 /// The C library's time, as it lies in memory.

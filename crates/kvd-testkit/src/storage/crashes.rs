@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use kvd_storage::{
-    disk::{Crash, SimDisk},
+    disk::{Crash, SimDisk, chance::Chance},
     engine::MemoryEngine,
 };
 
-use super::{chance::Chance, check::no_panic, node::Failure, summary::Summary, workload::Work};
+use super::{check::no_panic, node::Failure, summary::Summary, workload::Work};
 
 /// Steps of one history.
 pub(super) const STEPS: u64 = 60;

@@ -10,12 +10,12 @@ use std::{
 };
 
 use super::{
-    chance::Chance,
     crashes::{self, Cut, PATTERNS},
     failures::{self, FAULTS},
     rot,
     summary::Summary,
 };
+use kvd_storage::disk::chance::Chance;
 
 /// Flips on one stopped store.
 const FLIPS_PER_HISTORY: u64 = 250;

@@ -9,10 +9,10 @@ use std::sync::{
 };
 
 use fail::FailScenario;
+use kvd_storage::disk::chance::Chance;
 use kvd_storage::failpoints::ALL;
 
 use super::{
-    chance::Chance,
     check::no_panic,
     crashes::{PATTERNS, STEPS, recovered, whole},
     summary::Summary,

@@ -6,10 +6,9 @@
 
 use std::io;
 
-use kvd_storage::disk::{Crash, Fault, Operation};
+use kvd_storage::disk::{Crash, Fault, Operation, chance::Chance};
 
 use super::{
-    chance::Chance,
     check::no_panic,
     crashes::{STEPS, crashed},
     judge::{Verdict, judge},

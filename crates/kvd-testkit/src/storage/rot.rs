@@ -5,14 +5,11 @@ use std::{ops::Bound, path::PathBuf};
 
 use bytes::Bytes;
 use kvd_storage::{
-    disk::{Crash, SimDisk},
+    disk::{Crash, SimDisk, chance::Chance},
     engine::{Batch, Engine, MemoryEngine},
 };
 
-use super::{
-    chance::Chance, check::no_panic, crashes::whole, judge::judge, model::Model, node::Failure,
-    summary::Summary,
-};
+use super::{check::no_panic, crashes::whole, judge::judge, model::Model, node::Failure, summary::Summary};
 
 const SECTOR_BYTES: u64 = 512;
 /// Tries for a place that was written at all.

@@ -10,7 +10,7 @@ use std::{path::Path, sync::Arc};
 use bytes::Bytes;
 use kvd_storage::{
     checkpoint::{Checkpoint, CheckpointStore},
-    disk::{Disk, SimDisk},
+    disk::{Disk, SimDisk, chance::Chance},
     engine::{Engine, MemoryEngine},
     log::{Done, Entry, EntryId},
     table::Table,
@@ -18,7 +18,6 @@ use kvd_storage::{
 use kvd_types::{LogIndex, ReplicaId, Term};
 
 use super::{
-    chance::Chance,
     check,
     model::{Change, LogModel, Model, ReplicaModel, Step, encode_id},
     node::{DATA, Failure, Node, Replica, checkpoints_dir, group_of, manifest},
