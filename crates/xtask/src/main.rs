@@ -40,7 +40,7 @@ enum Task {
     /// Which crate may use which, what may stand at the top level, how long a file may be
     Arrows,
     /// Simulated clusters under faults: `many --seeds 200`, `many --hours 1`, `one --seed 7`
-    Sim(Passed),
+    Sim(PassedAny),
     /// The storage, crashed at each of its operations, and with its bits flipped
     Crashes(Passed),
     /// Five real nodes under real faults; needs root
@@ -65,6 +65,15 @@ enum Task {
 #[command(disable_help_flag = true)]
 struct Passed {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// The same for a program that does nothing without being told what.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+struct PassedAny {
+    /// `many` or `one`, and what these are told; `--help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     arguments: Vec<OsString>,
 }
 
