@@ -27,7 +27,11 @@ use kvd_types::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Node, route::Routing};
+use super::{
+    Node,
+    hand_over::{HandOvers, HandedOver, Situation, backed_off},
+    route::Routing,
+};
 
 /// How often a node looks, even if nothing has changed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -36,11 +40,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 /// How long a hand-over may take.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
-/// A group whose hand-over has failed is left alone for so long, and twice as long after each further failure: while one is
-/// tried nothing is written…
-const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
-/// …up to this.
-const HAND_OVER_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How long a change of the cluster may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// After a checkpoint that could not be written the next one is tried after so long, and twice as long after each further
@@ -51,50 +50,18 @@ const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How many times a shard's share of the log a replica with few entries may keep from being used again.
 const PINNED_LOG_FACTOR: u64 = 4;
 
-/// What came of a hand-over.
-#[derive(Clone, Copy, Debug)]
-enum HandedOver {
-    /// There was none.
-    NotTried,
-    /// The other one leads.
-    Done,
-    /// This one did not take over in time.
-    Failed(ReplicaId),
-}
-
 /// What a node remembers between two looks.
 #[derive(Default)]
 pub(super) struct Reconciler {
     /// Since when this node has led which group, in which term.
     leads_since: BTreeMap<GroupId, (Term, Instant)>,
-    /// Groups whose last hand-over failed.
-    hand_overs: BTreeMap<GroupId, FailedHandOver>,
+    /// The hand-overs that have failed.
+    hand_overs: HandOvers,
     /// The checkpoint that is being taken; whether it was.
     checkpoint: Option<JoinHandle<bool>>,
     /// After checkpoints that could not be written: how many in a row, and when the next one is tried.
     checkpoint_failures: u32,
     checkpoint_at: Option<Instant>,
-}
-
-/// A hand-over that has failed.
-#[derive(Clone, Copy, Debug)]
-struct FailedHandOver {
-    /// The replica that did not take over.
-    to: ReplicaId,
-    /// How often, in a row.
-    times: u32,
-    /// When it is tried again.
-    again_at: Instant,
-}
-
-impl FailedHandOver {
-    /// What becomes of the books after a hand-over to this replica has failed now.
-    fn after(before: Option<Self>, to: ReplicaId, now: Instant) -> Self {
-        let times =
-            before.filter(|before| before.to == to).map_or(0, |before| before.times.saturating_add(1));
-        let pause = HAND_OVER_PAUSE.saturating_mul(1 << times.min(8)).min(HAND_OVER_PAUSE_MAX);
-        Self { to, times, again_at: now + pause }
-    }
 }
 
 impl Node {
@@ -173,9 +140,8 @@ impl Node {
         let hand_overs = &reconciler.hand_overs;
         let steps = led.iter().filter_map(|(settled, group)| {
             let placement = state.placements.get(&group.id())?;
-            let failed = hand_overs.get(&group.id()).copied();
             Some(async move {
-                let handed_over = self.lead(state, group, placement, *settled, failed).await;
+                let handed_over = self.lead(state, group, placement, *settled, hand_overs).await;
                 (group.id(), handed_over.unwrap_or_else(|error| {
                     tracing::debug!(group = %group.id(), %error, "a step of this group will be tried again");
                     HandedOver::NotTried
@@ -183,14 +149,7 @@ impl Node {
             })
         });
         for (group, handed_over) in futures::future::join_all(steps).await {
-            match handed_over {
-                HandedOver::NotTried => {}
-                HandedOver::Done => drop(reconciler.hand_overs.remove(&group)),
-                HandedOver::Failed(to) => {
-                    let before = reconciler.hand_overs.get(&group).copied();
-                    reconciler.hand_overs.insert(group, FailedHandOver::after(before, to, Instant::now()));
-                }
-            }
+            reconciler.hand_overs.note(group, handed_over, Instant::now());
         }
         Ok(())
     }
@@ -321,15 +280,15 @@ impl Node {
         group: &Group,
         placement: &Placement,
         settled: bool,
-        failed: Option<FailedHandOver>,
+        hand_overs: &HandOvers,
     ) -> Result<HandedOver> {
         if self.change_members(group, placement).await? || !settled {
             return Ok(HandedOver::NotTried);
         }
-        let Some(target) = self.should_lead(state, group, placement) else { return Ok(HandedOver::NotTried) };
-        if failed.is_some_and(|failed| failed.to == target && Instant::now() < failed.again_at) {
+        let situation = self.situation(state, group, placement);
+        let Some(target) = hand_overs.target(group.id(), &situation, Instant::now()) else {
             return Ok(HandedOver::NotTried);
-        }
+        };
         tracing::info!(group = %group.id(), replica = %target, "handing over leadership");
         match group.transfer_leader(target, TRANSFER_PATIENCE).await {
             Ok(()) => Ok(HandedOver::Done),
@@ -385,25 +344,20 @@ impl Node {
         Ok(false)
     }
 
-    /// The replica that should lead in place of this one: the preferred one, or any that can while this node should not.
-    fn should_lead(&self, state: &MetaState, group: &Group, placement: &Placement) -> Option<ReplicaId> {
+    /// What bears on who should lead a group that this node leads.
+    fn situation(&self, state: &MetaState, group: &Group, placement: &Placement) -> Situation {
         let drains =
             |node: NodeId| state.nodes.get(&node).is_some_and(|node| node.state == NodeState::Draining);
         let members = group.members();
-        let fit = |id: ReplicaId| {
-            members.voters.get(&id).is_some_and(|&node| !drains(node)) && members.is_caught_up(id)
-        };
-        let preferred = placement.preferred_leader;
-        // A node that refuses puts is no leader for anything, whoever prefers it.
-        let unfit = self.refuses_puts() || self.joined().is_some_and(|joined| drains(joined.node));
-        let target = if fit(preferred) && !(unfit && preferred == group.replica()) {
-            preferred
-        } else if unfit {
-            *members.voters.keys().find(|&&id| id != group.replica() && fit(id))?
-        } else {
-            return None;
-        };
-        (target != group.replica()).then_some(target)
+        let could_lead = |id: ReplicaId, node: NodeId| !drains(node) && members.is_caught_up(id);
+        let voters = members.voters.iter();
+        Situation {
+            own: group.replica(),
+            preferred: placement.preferred_leader,
+            fit: voters.filter(|&(&id, &node)| could_lead(id, node)).map(|(&id, _)| id).collect(),
+            // A node that refuses puts is no leader for anything.
+            must_go: self.refuses_puts() || self.joined().is_some_and(|joined| drains(joined.node)),
+        }
     }
 
     /// Places shards and names the meta group's voters, if this node leads the meta group.
@@ -456,9 +410,10 @@ impl Node {
                 reconciler.checkpoint_failures = 0;
                 reconciler.checkpoint_at = None;
             } else {
-                let pause = CHECKPOINT_PAUSE.saturating_mul(1 << reconciler.checkpoint_failures.min(8));
-                reconciler.checkpoint_failures = reconciler.checkpoint_failures.saturating_add(1);
-                reconciler.checkpoint_at = Some(Instant::now() + pause.min(CHECKPOINT_PAUSE_MAX));
+                let failures = reconciler.checkpoint_failures;
+                let pause = backed_off(CHECKPOINT_PAUSE, failures, CHECKPOINT_PAUSE_MAX);
+                reconciler.checkpoint_failures = failures.saturating_add(1);
+                reconciler.checkpoint_at = Some(Instant::now() + pause);
             }
         }
         if reconciler.checkpoint_at.is_some_and(|at| Instant::now() < at) {
