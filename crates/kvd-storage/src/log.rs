@@ -409,6 +409,12 @@ impl Driver {
     pub fn write(&self) {
         self.0.drive();
     }
+
+    /// Tries once more to make the files that a full disk had no room for, and tells the observer when all are there. To be
+    /// called about once a second. Does nothing if none are missing, or if the log has a thread for that.
+    pub fn replenish(&self) {
+        self.0.pool.retry();
+    }
 }
 
 impl Shared {

@@ -162,6 +162,18 @@ impl Pool {
         self.changed.notify_all();
     }
 
+    /// Without a helper thread: one more attempt at what a full disk had no room for.
+    pub(super) fn retry(&self) {
+        let is_wanted = {
+            let state = self.state.lock();
+            state.short && !state.threaded
+        };
+        if is_wanted && let Err(error) = self.replenish() {
+            // Whoever takes a segment next meets it too, and the log dies of it there.
+            tracing::error!(dir = %self.dir.display(), %error, "cannot keep log segments in reserve");
+        }
+    }
+
     /// How many segments can still be begun without any room on the disk.
     pub(super) fn spares(&self) -> usize {
         let state = self.state.lock();

@@ -30,6 +30,8 @@ use super::{
 
 /// Where a node's data directory is on its disk.
 const DATA_DIR: &str = "/data";
+/// How often the log tries again to make the files that a full disk had no room for.
+const LOG_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The time of day at which simulations begin: 2026-01-01, in milliseconds since the Unix epoch.
 pub(crate) const EPOCH_MS: u64 = 1_767_225_600_000;
 
@@ -247,8 +249,15 @@ impl Platform for SimPlatform {
         let (cell, work) = (Arc::clone(&self.cell), Arc::clone(&self.log_work));
         // Ends with the process.
         tokio::spawn(async move {
+            let mut retry = tokio::time::interval(LOG_RETRY_INTERVAL);
             loop {
-                work.notified().await;
+                tokio::select! {
+                    () = work.notified() => {}
+                    _ = retry.tick() => {
+                        driver.replenish();
+                        continue;
+                    }
+                }
                 let took = {
                     let mut state = cell.state.lock();
                     let (least, most) = state.sync_us;

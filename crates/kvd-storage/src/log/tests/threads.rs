@@ -268,6 +268,30 @@ fn a_full_disk_is_told_and_a_log_that_needs_no_segment_meanwhile_goes_on() {
 }
 
 #[test]
+fn a_log_without_threads_is_told_to_make_up_for_a_full_disk() {
+    let disk = sim_disk(1);
+    let syncs = Arc::new(Syncs::default());
+    let options = Options { reserve_segments: 1, observer: Arc::<Syncs>::clone(&syncs), ..small() };
+    let (log, _) = Log::open(Arc::new(disk.clone()), Path::new(DIR), options).unwrap();
+    let replica = log.replica(GroupId(1), ReplicaId(1)).unwrap();
+    let spares = log.spare_segments();
+    disk.limit_space(Some(0));
+    let large = "x".repeat(10_000);
+    let mut index = 0;
+    while !syncs.full.load(Ordering::Acquire) {
+        append(&replica, vec![entry(index, 1, &large)]).unwrap();
+        index += 1;
+    }
+    log.driver().replenish();
+    assert!(!syncs.ready_again.load(Ordering::Acquire), "there is no room");
+    disk.limit_space(None);
+    log.driver().replenish();
+    assert!(syncs.ready_again.load(Ordering::Acquire));
+    assert!(log.spare_segments() >= spares);
+    log.close().unwrap();
+}
+
+#[test]
 fn a_callback_may_submit_to_a_full_queue_and_one_that_panics_kills_the_log() {
     let deaths = Arc::new(Deaths::default());
     let options = Options {
