@@ -13,7 +13,7 @@ use kvd_proto::{
     peer::v1::{self as p, envelope::Body},
     v1,
 };
-use kvd_raft::{CallError, Group, Lane, Transport as _};
+use kvd_raft::{CallError, Group, Lane, Leadership, Transport as _};
 use kvd_storage::space::Room;
 use kvd_types::{
     Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Result, ShardId, Write, WriteOp,
@@ -31,6 +31,8 @@ use super::{
 
 /// Between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// How long an answer from a node that no longer leads is still waited for: it may be under way.
+const LAST_ANSWER: Duration = Duration::from_millis(50);
 /// On a full disk followers take entries while so many more segments can be begun: the last one is for the next start.
 const SPARE_SEGMENTS_MIN: usize = 2;
 /// How long a put should wait that met a full disk.
@@ -166,7 +168,10 @@ impl Node {
         let mut in_doubt = false;
         let mut tries = 0;
         loop {
-            let tried = self.try_on(routing, shard, request.clone(), deadline, tries).await;
+            let tried = {
+                let trying = self.try_on(routing, shard, request.clone(), deadline, tries);
+                if harmless_again { self.unless_led_anew(shard, &request, trying).await } else { trying.await }
+            };
             tries += 1;
             let error = match tried {
                 Ok(reply) => return Ok(reply),
@@ -182,6 +187,39 @@ impl Node {
                 return Err(final_error(error, in_doubt, shard));
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// A try that is given up soon after another leader was heard of than the one that was asked. One that was cut off
+    /// from its peers, and not from here, would not answer before the deadline.
+    async fn unless_led_anew(
+        &self,
+        shard: ShardId,
+        request: &Request,
+        trying: impl Future<Output = Result<Reply>>,
+    ) -> Result<Reply> {
+        let Some(group) = self.replicas()?.group(shard.into()) else { return trying.await };
+        let Leadership { leader: asked, is_self, .. } = group.leadership();
+        if is_self {
+            // A leader that is deposed answers what it has in hand.
+            return trying.await;
+        }
+        let mut leadership = group.watch_leadership();
+        let led_anew = async move {
+            let new = leadership.wait_for(|it| it.leader.is_some() && it.leader != asked).await.map(drop);
+            if new.is_err() {
+                // The replica is closed, so no news will come.
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        tokio::select! {
+            biased;
+            tried = trying => tried,
+            () = led_anew => {
+                let message = format!("the leader of shard {shard} has changed before it answered");
+                Err(if request.is_write() { Error::unknown(message) } else { Error::unavailable(message) })
+            }
         }
     }
 
