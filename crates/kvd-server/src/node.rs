@@ -54,6 +54,7 @@ mod bootstrap;
 mod disk;
 mod engine;
 mod forwarded;
+mod full_disk;
 mod hand_over;
 mod listen;
 mod meta;

@@ -85,19 +85,10 @@ impl PeerHandler for Peers {
                 Some(Body::Operation(operation)) => {
                     Body::OperationResult(node.serve_forwarded(operation).await)
                 }
-                // A log that found no room would be dead, and this node with it. What it lacks it is sent once there is room.
-                Some(Body::Append(append)) if !append.entries.is_empty() && node.refuses_entries() => {
-                    let why = "this node's disk is full";
-                    Body::Refusal(refusal(Reason::ReplicaFailed, why.to_owned()))
-                }
-                // The caller would be without a leader that takes puts.
-                Some(Body::TransferLeader(_)) if node.refuses_puts() => {
-                    let why = "this node's disk is full; another one must lead";
-                    Body::Refusal(refusal(Reason::ReplicaFailed, why.to_owned()))
-                }
-                Some(body) => match node.replica_for(group, to) {
-                    Ok(group) => group.handle(body).await,
-                    Err(refusal) => Body::Refusal(refusal),
+                Some(body) => match (node.fullness().check_message(&body), node.replica_for(group, to)) {
+                    (Ok(()), Ok(group)) => group.handle(body).await,
+                    (Ok(()), Err(refusal)) => Body::Refusal(refusal),
+                    (Err(why), _) => Body::Refusal(refusal(Reason::ReplicaFailed, why.to_owned())),
                 },
                 None => Body::Refusal(refusal(Reason::Malformed, "a message without a body".to_owned())),
             };

@@ -356,7 +356,7 @@ impl Node {
             preferred: placement.preferred_leader,
             fit: voters.filter(|&(&id, &node)| could_lead(id, node)).map(|(&id, _)| id).collect(),
             // A node that refuses puts is no leader for anything.
-            must_go: self.refuses_puts() || self.joined().is_some_and(|joined| drains(joined.node)),
+            must_go: self.fullness().refuses_puts || self.joined().is_some_and(|joined| drains(joined.node)),
         }
     }
 

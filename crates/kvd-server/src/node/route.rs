@@ -14,9 +14,8 @@ use kvd_proto::{
     v1,
 };
 use kvd_raft::{CallError, Group, Lane, Leadership, Transport as _};
-use kvd_storage::space::Room;
 use kvd_types::{
-    Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Result, ShardId, Write, WriteOp,
+    Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Result, ShardId,
     cluster::Placement,
     operation::{Reply, Request, Response, Served},
 };
@@ -24,7 +23,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::{
-    Node, Ordering,
+    Node,
     forwarded::{Received, expected_bytes},
     serve,
 };
@@ -33,10 +32,6 @@ use super::{
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
 /// How long an answer from a node that no longer leads is still waited for: it may be under way.
 const LAST_ANSWER: Duration = Duration::from_millis(50);
-/// On a full disk followers take entries while so many more segments can be begun: the last one is for the next start.
-const SPARE_SEGMENTS_MIN: usize = 2;
-/// How long a put should wait that met a full disk.
-const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a request is routed by: the ring, and where leaders were last seen.
 #[derive(Debug)]
@@ -126,30 +121,6 @@ impl Node {
         self.check_room(&request)?;
         let response = serve::serve(&group, request, deadline).await?;
         Ok(self.reply(&routing, shard, response))
-    }
-
-    /// Refuses puts while the disk has no room, or none for the log's reserve. Deletes go on: they make room.
-    fn check_room(&self, request: &Request) -> Result<()> {
-        let grows = matches!(request, Request::Write(Write { op: WriteOp::Put { .. }, .. }));
-        if grows && self.refuses_puts() {
-            return Err(Error::overloaded(
-                FULL_DISK_PAUSE,
-                "the disk of the shard's leader is full; make room, then retry",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Whether the disk has no room, or none for the log's reserve.
-    pub(super) fn refuses_puts(&self) -> bool {
-        self.disk_full.load(Ordering::Relaxed)
-            || self.disk.get().is_some_and(|disk| disk.space.room() != Room::Enough)
-    }
-
-    /// Whether the log must take no entries any more, lest none of its reserve be left for votes and the next start.
-    pub(super) fn refuses_entries(&self) -> bool {
-        self.disk_full.load(Ordering::Relaxed)
-            && self.disk.get().is_some_and(|disk| disk.log.spare_segments() < SPARE_SEGMENTS_MIN)
     }
 
     async fn execute_on(

@@ -368,3 +368,52 @@ async fn a_copy_of_a_running_node_is_turned_away() {
     assert!(matches!(&outcome, MetaOutcome::Refused(why) if why.contains("known already")), "{outcome:?}");
     cluster.stop(0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_puts_are_refused_and_deletes_are_taken() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0).await;
+    cluster.ready().await;
+    let node = Arc::clone(&cluster.nodes[0].node);
+    execute(&node, put("key", "value")).await.unwrap();
+    let refused = async {
+        loop {
+            // The log makes its reserve once it has been opened, and then says that there is room.
+            node.disk_full.store(true, Ordering::Relaxed);
+            if let Err(refused) = execute(&node, put("key", "another")).await {
+                return refused;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("a put is refused");
+    assert!(matches!(refused.kind, ErrorKind::Overloaded { .. }), "{refused}");
+    let key = Key::try_from("key").unwrap();
+    let op = WriteOp::Delete { key, condition: Condition::Always, want_previous: false };
+    let deleted = execute(&node, Request::Write(Write { session: None, op })).await;
+    assert!(matches!(deleted, Ok(Response::Deleted(Outcome::Deleted { .. }))), "{deleted:?}");
+    cluster.stop(0).await;
+}
+
+#[tokio::test]
+async fn a_node_with_a_full_disk_takes_over_no_group() {
+    let node = Node::new(
+        Arc::new(System),
+        Config::default(),
+        CancellationToken::new(),
+        Arc::new(Metrics::new("test")),
+    );
+    let node = Arc::new(node);
+    let peers = Peers(Arc::clone(&node));
+    let ask = async || {
+        let body = p::envelope::Body::TransferLeader(p::TransferLeaderRequest::default());
+        let message = p::Envelope { body: Some(body), ..p::Envelope::default() };
+        let answer = kvd_raft::peer::PeerHandler::handle(&peers, message).await;
+        let Some(p::envelope::Body::Refusal(refusal)) = answer.body else { panic!("{answer:?}") };
+        refusal.message
+    };
+    let why = ask().await;
+    assert!(why.contains("is not on this node"), "{why}");
+    node.disk_full.store(true, Ordering::Relaxed);
+    let why = ask().await;
+    assert!(why.contains("disk is full; another one must lead"), "{why}");
+}
