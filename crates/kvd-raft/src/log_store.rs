@@ -177,6 +177,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         let upto = codec::entry_id(&log_id);
         let Some(state) = &self.state else { return self.log.purge(upto) };
-        self.log.purge_covered(upto, state.covered()?)
+        self.log.purge_covered(upto, state.covered()?)?;
+        state.purged(upto.index);
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kvd_machine::Machine;
-use kvd_types::{GroupId, ReplicaId, Term};
+use kvd_types::{GroupId, LogIndex, Proposal, ReplicaId, Term};
 
 /// Told what a replica does, as it does it. Called under locks and from the core's path, so it must be quick.
 pub trait Observer: Send + Sync + 'static {
@@ -13,9 +13,22 @@ pub trait Observer: Send + Sync + 'static {
         let _ = (group, replica, machine);
     }
 
-    /// An entry was applied, which took so long: this is the machine now.
-    fn applied(&self, group: GroupId, replica: ReplicaId, machine: &Machine, took: Duration) {
-        let _ = (group, replica, machine, took);
+    /// An entry was applied, which took so long: this is the machine now. `proposal` is what the entry asked for; blank and
+    /// membership entries ask for nothing.
+    fn applied(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        machine: &Machine,
+        proposal: Option<&Proposal>,
+        took: Duration,
+    ) {
+        let _ = (group, replica, machine, proposal, took);
+    }
+
+    /// The replica's log was told to drop its entries up to this one.
+    fn purged(&self, group: GroupId, replica: ReplicaId, upto: LogIndex) {
+        let _ = (group, replica, upto);
     }
 
     /// Another replica has spoken to this one as the group's leader in a term.

@@ -161,6 +161,11 @@ impl ReplicaState {
         Ok(applied.min(newest.map(|checkpoint| checkpoint.manifest().applied_index)))
     }
 
+    /// Tells the observer that the log was purged.
+    pub(crate) fn purged(&self, upto: LogIndex) {
+        self.observer.purged(self.group, self.replica, upto);
+    }
+
     /// The first fault, once there is one.
     pub(crate) fn fault(&self) -> watch::Receiver<Option<Fault>> {
         self.fault.subscribe()
@@ -233,7 +238,8 @@ impl ReplicaState {
         if let EntryPayload::Membership(membership) = entry.payload {
             applier.membership = StoredMembership::new(Some(id), membership);
         }
-        self.observer.applied(self.group, self.replica, &applier.machine, started.elapsed());
+        let (machine, took) = (&applier.machine, started.elapsed());
+        self.observer.applied(self.group, self.replica, machine, proposal.as_ref(), took);
         drop(applier);
         self.rows_waiting.notify_one();
         Ok(outcomes)

@@ -31,7 +31,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvd-bench", &["kvd-types", "kvd-client"]),
     (
         "kvd-testkit",
-        &["kvd-types", "kvd-storage", "kvd-machine", "kvd-proto", "kvd-raft", "kvd-server", "kvd-client"],
+        &[
+            "kvd-types",
+            "kvd-placement",
+            "kvd-storage",
+            "kvd-machine",
+            "kvd-proto",
+            "kvd-raft",
+            "kvd-server",
+            "kvd-client",
+        ],
     ),
     (
         "kvd-fuzz",

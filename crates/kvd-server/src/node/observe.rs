@@ -9,7 +9,7 @@ use std::{
 use kvd_machine::{Machine, MetaState};
 use kvd_raft::observe::Observer;
 use kvd_storage::{log, space::Room};
-use kvd_types::{GroupId, ReplicaId, Term};
+use kvd_types::{GroupId, LogIndex, Proposal, ReplicaId, Term};
 use tokio::sync::watch;
 
 use super::{Node, Ordering, Role};
@@ -93,12 +93,25 @@ impl Observer for ReplicaObserver {
         self.publish(machine);
     }
 
-    fn applied(&self, group: GroupId, replica: ReplicaId, machine: &Machine, took: Duration) {
+    fn applied(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        machine: &Machine,
+        proposal: Option<&Proposal>,
+        took: Duration,
+    ) {
         self.metrics.applied(took);
         if let Some(platform) = &self.platform {
-            platform.applied(group, replica, machine, took);
+            platform.applied(group, replica, machine, proposal, took);
         }
         self.publish(machine);
+    }
+
+    fn purged(&self, group: GroupId, replica: ReplicaId, upto: LogIndex) {
+        if let Some(platform) = &self.platform {
+            platform.purged(group, replica, upto);
+        }
     }
 
     fn heard_leader(&self, group: GroupId, term: Term, leader: ReplicaId) {

@@ -107,10 +107,13 @@ impl NodeCell {
             state.failed = None;
             state.runtime = Some(tokio::runtime::Handle::current().id());
         }
-        let generation = self.state.lock().generation;
+        let (generation, disk) = {
+            let state = self.state.lock();
+            (state.generation, state.disk.clone())
+        };
         self.witness.started(self.index);
         let platform = SimPlatform {
-            observer: self.witness.observer(self.index, generation),
+            observer: self.witness.observer(self.index, generation, disk, Path::new(DATA_DIR)),
             cell: Arc::clone(&self),
             log_work: Arc::default(),
         };

@@ -1,18 +1,30 @@
 //! What really happened: every entry that any node applied, every leader that any node heard, held against the invariants
 //! as it happens. It believes no node's account of itself.
 
-use std::{fmt, hash::Hasher as _, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    hash::Hasher as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use kvd_machine::Machine;
 use kvd_raft::observe::Observer;
-use kvd_types::{GroupId, LogIndex, ReplicaId, Term};
+use kvd_storage::{
+    checkpoint::CheckpointStore,
+    disk::{Crash, SimDisk},
+};
+use kvd_types::{Command, GroupId, LogIndex, Proposal, ReplicaId, Term};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::invariant::{self, Applied, Invariant};
+use super::invariant::{self, Applied, Invariant, Purged};
 
 /// Violations that are kept; those beyond are only counted.
 const VIOLATIONS_KEPT: usize = 20;
+/// Where a node keeps its replicas' checkpoints, below its data directory.
+const CHECKPOINTS_DIR: &str = "checkpoints";
 
 /// See the module.
 pub(crate) struct Witness(Mutex<State>);
@@ -39,9 +51,16 @@ impl Witness {
         })))
     }
 
-    /// The watcher of one process of a node on its disk of that generation.
-    pub(crate) fn observer(self: &Arc<Self>, node: usize, generation: u64) -> Arc<dyn Observer> {
-        Arc::new(NodeObserver { witness: Arc::clone(self), node, generation })
+    /// The watcher of one process of a node on its disk of that generation, with its data in that directory.
+    pub(crate) fn observer(
+        self: &Arc<Self>,
+        node: usize,
+        generation: u64,
+        disk: SimDisk,
+        data_dir: &Path,
+    ) -> Arc<dyn Observer> {
+        let checkpoints = data_dir.join(CHECKPOINTS_DIR);
+        Arc::new(NodeObserver { witness: Arc::clone(self), node, generation, disk, checkpoints })
     }
 
     /// A process of a node has begun.
@@ -123,6 +142,8 @@ struct NodeObserver {
     witness: Arc<Witness>,
     node: usize,
     generation: u64,
+    disk: SimDisk,
+    checkpoints: PathBuf,
 }
 
 impl Observer for NodeObserver {
@@ -130,8 +151,28 @@ impl Observer for NodeObserver {
         self.see(group, replica, machine, true);
     }
 
-    fn applied(&self, group: GroupId, replica: ReplicaId, machine: &Machine, _took: Duration) {
+    fn applied(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        machine: &Machine,
+        proposal: Option<&Proposal>,
+        _took: Duration,
+    ) {
         self.see(group, replica, machine, false);
+        let mut state = self.witness.0.lock();
+        for command in proposal.iter().flat_map(|proposal| &proposal.commands) {
+            if let Command::Write(write) = command {
+                state.check(|invariant| invariant.wrote(group, write.op.key()));
+            }
+        }
+    }
+
+    fn purged(&self, group: GroupId, replica: ReplicaId, upto: LogIndex) {
+        let checkpoint = self.disk.faults_met().is_empty().then(|| self.durable_checkpoint(replica));
+        let purged = Purged { node: self.node, group, replica, upto, checkpoint };
+        self.witness.trace(format_args!("{purged}"));
+        self.witness.0.lock().check(|invariant| invariant.purged(&purged));
     }
 
     fn heard_leader(&self, group: GroupId, term: Term, leader: ReplicaId) {
@@ -149,24 +190,38 @@ impl NodeObserver {
             replica,
             index: position.index,
             term: position.term,
-            digest: machine.digest(),
+            digest: digest(machine),
             is_taken_up,
         };
         self.witness.trace(format_args!("{applied}"));
         let mut state = self.witness.0.lock();
         state.entries_applied += u64::from(!is_taken_up);
         state.check(|invariant| invariant.applied(&applied));
+        if let Machine::Meta(meta) = machine
+            && let Some(founding) = &meta.state().founding
+        {
+            state.check(|invariant| invariant.ring(&founding.ring));
+        }
+    }
+
+    /// The last entry of the newest whole checkpoint that a power cut would leave now.
+    fn durable_checkpoint(&self, replica: ReplicaId) -> Option<LogIndex> {
+        let left = Arc::new(self.disk.crash_seeded(Crash::Synced, 0));
+        let store = CheckpointStore::open(left, &self.checkpoints.join(replica.to_string())).ok()?;
+        Some(store.latest().ok()??.manifest().applied_index)
     }
 }
 
-impl fmt::Display for Applied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, group, replica, index: LogIndex(index), term: Term(term), digest, .. } = self;
-        let what = if self.is_taken_up { "took up" } else { "applied" };
-        write!(
-            f,
-            "node {} {what} {index}@{term} of group {group} as replica {replica}: {digest:016x}",
-            node + 1
-        )
+/// Of the contents, and of what a shard counts beside them, which must be as equal everywhere.
+fn digest(machine: &Machine) -> u64 {
+    match machine {
+        Machine::Meta(_) => machine.digest(),
+        Machine::Shard(shard) => {
+            let stats = shard.reader().stats();
+            let counts =
+                [stats.digest, stats.keys, stats.bytes, stats.last_revision.get(), stats.sessions as u64];
+            let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+            xxhash_rust::xxh3::xxh3_64(&bytes)
+        }
     }
 }
