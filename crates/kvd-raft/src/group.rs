@@ -238,11 +238,7 @@ impl Group {
         let open::Found { state, lacks_checkpoint } = state;
         let state = Arc::new(state);
         if lacks_checkpoint {
-            tracing::warn!(%group, %replica, "the newest good checkpoint ends before the log begins; writing another");
-            let written = state.take_checkpoint().await;
-            written.map_err(|error| {
-                OpenError::Failed(Error::unavailable(format!("group {group}: no checkpoint: {error}")))
-            })?;
+            open::write_lacking_checkpoint(&state).await?;
         }
         let network = NetworkFactory {
             group,

@@ -4,5 +4,6 @@ mod conformance;
 mod durability;
 mod groups;
 mod harness;
+mod openings;
 mod reads;
 mod snapshots;

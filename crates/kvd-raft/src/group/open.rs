@@ -13,7 +13,7 @@ use kvd_types::{Error, GroupId, LogIndex, ReplicaId};
 use super::OpenError;
 use crate::{
     codec,
-    state::{ReplicaState, StateParts},
+    state::{Fault, ReplicaState, StateParts},
 };
 
 /// What a replica was found to be.
@@ -94,6 +94,32 @@ fn rebuild_rows(
             Err(OpenError::Lost { group, replica, reason })
         }
     }
+}
+
+/// Writes the checkpoint that a replica was found to lack, before openraft starts.
+///
+/// It can't be left for later. Openraft takes for granted that its snapshot reaches to where its log begins: it would send
+/// whoever lacks what is between the one that ends before, and have no log to go on from there; and without any it writes
+/// one as it starts, and takes it for the group's end if that fails. So a replica that needs a checkpoint is not opened on
+/// a disk that has no room for one. A shard's is tried again by itself, and its other replicas serve meanwhile; without the
+/// meta group's the node does not start. Either way it is for whoever runs the node to make room, as the error says: a
+/// checkpoint takes about as much as the replica's rows.
+///
+/// # Errors
+/// [`OpenError::Rows`] if the rows can't be believed; else failed: unavailable.
+pub(super) async fn write_lacking_checkpoint(state: &Arc<ReplicaState>) -> Result<(), OpenError> {
+    let (group, replica) = (state.group, state.replica);
+    tracing::warn!(%group, %replica, "the newest good checkpoint ends before the log begins; writing another");
+    let Err(error) = state.take_checkpoint().await else { return Ok(()) };
+    state.close().await;
+    let fault = state.fault().borrow().clone();
+    Err(match fault {
+        Some(Fault::Rows(reason)) => OpenError::Rows { group, replica, reason },
+        _ => OpenError::Failed(Error::unavailable(format!(
+            "replica {replica} of group {group} has no good checkpoint that reaches to where its log begins, and none could \
+             be written: {error}. If the disk is full, make room; if the node has stopped for it, start it again then"
+        ))),
+    })
 }
 
 /// Drops entries that were never committed and contradict what was: a checkpoint was installed over them, and the machine

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use kvd_storage::{
-    engine::{Batch, Engine as _},
-    log::{Entry, EntryId},
-};
+use kvd_storage::log::{Entry, EntryId};
 use kvd_types::{
     ErrorKind, LogIndex, ReplicaId, Term,
     limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_COMMANDS_MAX, PROPOSAL_QUEUE_MAX},
@@ -133,34 +130,17 @@ async fn rows_that_fail_their_checks_while_the_log_is_applied_are_reported_and_r
     let (_, group) = leader(&[group]).await;
     group.propose(put("key", "first")).await.unwrap();
     // A clean stop, so that the engine has the row, and a flush; then one entry more, which the engine lacks.
-    network_stop(&mut node, &group).await;
+    node.stop(&group).await;
     let group = node.open().await;
     leader(std::slice::from_ref(&group)).await;
     group.propose(put("key", "second")).await.unwrap();
     node.crash(&group).await;
 
-    let tree = node.engine.tree("r1.a").unwrap();
-    let mut damage = Batch::default();
-    let rows: Vec<_> =
-        tree.scan(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded).map(Result::unwrap).collect();
-    for (key, value) in rows.iter().filter(|(key, _)| key.ends_with(b"key")) {
-        let mut flipped = value.to_vec();
-        *flipped.last_mut().unwrap() ^= 1;
-        damage.put(key.clone(), Bytes::from(flipped));
-    }
-    assert!(!damage.is_empty());
-    tree.apply(damage).unwrap();
-
+    node.damage_row("key");
     let refused = node.try_open(false).await.err().expect("the damage is found");
     assert!(matches!(refused, OpenError::Rows { replica: ReplicaId(1), .. }), "{refused}");
     let rebuilt = node.try_open(true).await.unwrap();
     assert_eq!(value(&rebuilt, "key").as_deref(), Some("second"));
-}
-
-/// Stops a replica cleanly: everything is drained and flushed.
-async fn network_stop(node: &mut Node, group: &crate::Group) {
-    group.shutdown().await.unwrap();
-    node.engine.flush().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,13 +153,7 @@ async fn without_checkpoint_and_log_a_replica_is_lost_and_stays_so() {
     put_many(&group, "key-", 100).await;
     group.checkpoint().await.unwrap();
     node.crash(&group).await;
-    for file in std::fs::read_dir(&node.checkpoints).unwrap() {
-        let path = file.unwrap().path();
-        let mut bytes = std::fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-    }
+    node.damage_checkpoints();
     for _ in 0..2 {
         let lost = node.try_open(true).await.err().expect("nothing is left to rebuild it from");
         assert!(matches!(lost, OpenError::Lost { .. }), "{lost}");

@@ -3,17 +3,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use kvd_proto::peer::v1 as p;
 use kvd_storage::{
     checkpoint::{Checkpoint, CheckpointStore},
-    disk::RealDisk,
-    engine::{Engine, MemoryEngine},
+    disk::{Disk, RealDisk},
+    engine::{Batch, Engine, MemoryEngine},
     log::{Log, Options},
     table::Table,
 };
@@ -126,6 +128,8 @@ pub(super) struct Node {
     pub(super) log: Log,
     pub(super) engine: Arc<MemoryEngine>,
     pub(super) checkpoints: PathBuf,
+    /// Where the checkpoints are.
+    pub(super) checkpoint_disk: Arc<dyn Disk>,
     pub(super) drain: DrainOptions,
     network: Network,
     _dir: TempDir,
@@ -139,7 +143,16 @@ impl Node {
         let checkpoints = dir.path().join("checkpoints");
         let engine = Arc::new(MemoryEngine::new());
         let drain = DrainOptions::default();
-        Self { id, log, engine, checkpoints, drain, network: network.clone(), _dir: dir }
+        Self {
+            id,
+            log,
+            engine,
+            checkpoints,
+            checkpoint_disk: Arc::new(RealDisk),
+            drain,
+            network: network.clone(),
+            _dir: dir,
+        }
     }
 
     pub(super) fn replica(&self) -> Replica {
@@ -155,7 +168,8 @@ impl Node {
                 replica: replica.id,
                 log: self.log.replica(GROUP, replica.id).unwrap(),
                 table: Arc::new(Table::open(engine, replica.id).unwrap()),
-                checkpoints: CheckpointStore::open(Arc::new(RealDisk), &self.checkpoints).unwrap(),
+                checkpoints: CheckpointStore::open(Arc::clone(&self.checkpoint_disk), &self.checkpoints)
+                    .unwrap(),
                 transport: Arc::new(Link { node: replica.node, network: self.network.clone() }),
                 clock: Arc::new(SystemClock),
                 timing: Timing::default(),
@@ -172,6 +186,40 @@ impl Node {
 
     pub(super) async fn open(&self) -> Group {
         self.try_open(false).await.unwrap()
+    }
+
+    /// Stops the replica cleanly: everything is drained and flushed.
+    pub(super) async fn stop(&self, group: &Group) {
+        self.network.0.lock().groups.remove(&NodeId(self.id));
+        group.shutdown().await.unwrap();
+        self.engine.flush().unwrap();
+    }
+
+    /// Flips a bit of each row in the engine whose key ends so.
+    pub(super) fn damage_row(&self, key: &str) {
+        let tree = self.engine.tree(&format!("r{}.a", self.id)).unwrap();
+        let mut damage = Batch::default();
+        for row in tree.scan(Bound::Unbounded, Bound::Unbounded) {
+            let (row, value) = row.unwrap();
+            if row.ends_with(key.as_bytes()) {
+                let mut flipped = value.to_vec();
+                *flipped.last_mut().unwrap() ^= 1;
+                damage.put(row, Bytes::from(flipped));
+            }
+        }
+        assert!(!damage.is_empty());
+        tree.apply(damage).unwrap();
+    }
+
+    /// Flips a bit in the middle of every checkpoint.
+    pub(super) fn damage_checkpoints(&self) {
+        for file in std::fs::read_dir(&self.checkpoints).unwrap() {
+            let path = file.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
     }
 
     /// Stops the replica as a kill would: what the engine had not flushed is gone.
