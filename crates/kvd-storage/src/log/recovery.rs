@@ -33,7 +33,10 @@ use kvd_types::{LogIndex, ReplicaId};
 
 use super::{
     Damage, Error, Recovery, TornTail,
-    format::{HEADER_COPY_BYTES, HeaderCopy, Kind, RECORDS_START, RecordHeader, SegmentHeader, StatePayload},
+    format::{
+        COUNT_MAX, HEADER_COPY_BYTES, HeaderCopy, Kind, RECORDS_START, RecordHeader, SegmentHeader,
+        StatePayload,
+    },
     memory::{Location, Memory},
     pool::{UNFINISHED, segment_path, sequence_of},
     scan::{self, Limit, Piece, Scan},
@@ -92,7 +95,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
         let scan = scan::scan(&image, header.sequence, header.first_write, limit);
         replay.segment(segment, header, &scan, at == 0);
         report.segments += 1;
-        report.bytes += scan.end;
+        report.bytes = report.bytes.saturating_add(scan.end);
         last_write = last_write.max(scan.last_write).max(header.first_write);
         synced = synced.max(scan.synced).max(header.first_write.saturating_sub(1));
         end = scan.end;
@@ -145,7 +148,7 @@ fn find_segments(
         if path.file_name().is_some_and(|name| name == UNFINISHED) {
             disk.remove(&path).map_err(Error::io("cannot remove an unfinished log segment", &path))?;
         }
-        let Some(sequence) = sequence_of(&path) else { continue };
+        let Some(sequence) = sequence_of(&path).filter(|sequence| *sequence <= COUNT_MAX) else { continue };
         let file: Arc<dyn File> =
             Arc::from(disk.open(&path).map_err(Error::io("cannot open a log segment", &path))?);
         let bytes = file.size_bytes().map_err(Error::io("cannot size a log segment", &path))?;

@@ -7,7 +7,7 @@ use kvd_types::{GroupId, LogIndex, ReplicaId};
 
 use super::{
     Damage, Done, Entry, EntryId, Error, STATE_BYTES_MAX, Shared,
-    format::{Kind, RECORD_HEADER_BYTES, RecordHeader},
+    format::{self, Kind, RECORD_HEADER_BYTES, RecordHeader},
     memory::{Replica, Slot},
     pool::segment_path,
     queue::{Item, Operation},
@@ -111,8 +111,8 @@ impl ReplicaLog {
     /// (or inside this call) and must be quick.
     ///
     /// # Errors
-    /// Told to `done`: `InvalidInput` if the entries don't follow on the last one or one is too long (nothing was
-    /// added then, and the log goes on); everything else is final, for all replicas.
+    /// Told to `done`: `InvalidInput` if the entries don't follow on the last one, or one is too long or has an index that
+    /// no log gets to (nothing was added then, and the log goes on); everything else is final, for all replicas.
     pub fn append(&self, entries: Vec<Entry>, done: Done) {
         self.submit(Operation::Append(entries), Some(done));
     }
@@ -139,7 +139,8 @@ impl ReplicaLog {
     /// purged stays so, and an index beyond the end changes nothing.
     ///
     /// # Errors
-    /// Final: the log is dead or closed, or the replica removed.
+    /// `InvalidInput` for an index that no log gets to: nothing was dropped then. Else final: the log is dead or closed, or
+    /// the replica removed.
     pub fn truncate_after(&self, last_kept: Option<EntryId>) -> io::Result<()> {
         self.submit_unsynced(Operation::Truncate(last_kept))
     }
@@ -148,7 +149,8 @@ impl ReplicaLog {
     /// durable with the next append or vote.
     ///
     /// # Errors
-    /// Final: the log is dead or closed, or the replica removed.
+    /// `InvalidInput` for an index that no log gets to: nothing was dropped then. Else final: the log is dead or closed, or
+    /// the replica removed.
     pub fn purge(&self, upto: EntryId) -> io::Result<()> {
         fail::fail_point!(crate::failpoints::PURGE_BEFORE);
         let purged = self.submit_unsynced(Operation::Purge(upto));
@@ -294,6 +296,16 @@ impl ReplicaLog {
         }
     }
 
+    fn check_index(&self, id: EntryId) -> io::Result<()> {
+        if format::id_is_in_range(id) {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("replica {}: no log gets to index {}", self.replica.id, id.index),
+        ))
+    }
+
     /// What readers see from now on. Refuses, and changes nothing, if the operation makes no sense.
     fn change_memory(&self, operation: &Operation, number: u64) -> io::Result<()> {
         let mut memory = self.replica.memory.lock();
@@ -316,6 +328,7 @@ impl ReplicaLog {
                             ),
                         ));
                     }
+                    self.check_index(EntryId { index: entry.index, term: entry.term })?;
                     next = Some(LogIndex(entry.index.get().saturating_add(1)));
                 }
                 for (number, entry) in (number..).zip(entries) {
@@ -326,8 +339,14 @@ impl ReplicaLog {
             }
             Operation::Vote(vote) => memory.marks.vote = Some(vote.clone()),
             Operation::Committed(committed) => memory.marks.committed = Some(committed.clone()),
-            Operation::Truncate(last_kept) => memory.truncate(*last_kept),
-            Operation::Purge(upto) => memory.purge(*upto),
+            Operation::Truncate(last_kept) => {
+                last_kept.map_or(Ok(()), |kept| self.check_index(kept))?;
+                memory.truncate(*last_kept);
+            }
+            Operation::Purge(upto) => {
+                self.check_index(*upto)?;
+                memory.purge(*upto);
+            }
             Operation::Remove => memory.removed = true,
         }
         Ok(())

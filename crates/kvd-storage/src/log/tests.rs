@@ -1,7 +1,8 @@
 //! Tests of the log as its callers see it.
 //!
 //! `model` holds the naive model that everything is compared with. `crashes` cuts the power at every operation,
-//! `failures` makes syncs and writes fail, `rot` flips bits, `threads` runs the real thing on a real disk.
+//! `failures` makes syncs and writes fail, `rot` flips bits, `counters` puts absurd counts under sound checksums, `threads`
+//! runs the real thing on a real disk.
 
 use std::sync::mpsc;
 
@@ -9,6 +10,7 @@ use crate::disk::{Crash, RealDisk, SimDisk};
 
 use super::*;
 
+mod counters;
 mod crashes;
 mod failures;
 mod model;

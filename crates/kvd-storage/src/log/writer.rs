@@ -306,6 +306,11 @@ impl Core {
             number,
             id,
         };
+        if !header.is_in_range() {
+            return Err(io::Error::other(format!(
+                "the counts of the log's records are used up, which only damage can have done: {header:?}"
+            )));
+        }
         self.last_record = Some(self.buffer.len());
         header.encode(payload, &mut self.buffer);
         self.records_unsynced += 1;
