@@ -9,6 +9,14 @@
 //! Connections: `limits.connections_max`. Calls on one connection: [`STREAMS_MAX`]. A message: `MESSAGE_BYTES_MAX`; a
 //! request within it: `REQUEST_BYTES_MAX`. Bytes that a client may send ahead of their use: the HTTP/2 windows. A
 //! pipeline's operations and their bytes: see [`pipeline`]. What waits inside the node is the core's to bound.
+//!
+//! Together: on one connection [`CONNECTION_WINDOW_BYTES`] may wait that no call has taken yet, and each call may hold a
+//! message that has not arrived whole, 16 MiB and up to 8 GiB; on as many connections as are allowed by default, 4096 times
+//! that. This is a bound on each client, not on the node's memory. A client that means well holds next to nothing of it: a
+//! call takes what arrives at once, and a message arrives whole. One that means ill can fill the memory, so the port is for
+//! clients that are trusted not to; fewer connections (`limits.connections_max`) lower what they can do together. Smaller
+//! windows would not help: what a call has taken is no longer in a window, and for a sum of 256 MiB each connection's would
+//! have 64 KiB, less than one frame of a pipeline. It would take a count of the bytes of all connections.
 
 use std::{sync::Arc, time::Duration};
 
