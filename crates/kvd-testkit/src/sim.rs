@@ -8,7 +8,7 @@
 //!
 //! # The approach
 //! All nodes, clients and the network between them live in one thread of one process, on turmoil, whose clock jumps from
-//! event to event. A node is the real one on a platform of ours: its network, disk, engine, clock and chance are simulated,
+//! event to event. Each node's process has a runtime of its own, so that it can be paused ([`process`]). A node is the real one on a platform of ours: its network, disk, engine, clock and chance are simulated,
 //! its log is written when the simulation says so, and what would wait for the disk on another thread is done in place.
 //! Faults overlap, drawn from the seed: see [`fault`].
 //!
@@ -24,8 +24,7 @@
 //!
 //! # What it deliberately does not do
 //! - Threads: races between them are for the tests with real processes, and the real engine's crash safety is for the storage's.
-//! - A paused process: its messages are held back both ways, but its tasks go on. Real ones are stopped with SIGSTOP elsewhere.
-//! - Reordering or duplication within a connection, which TCP rules out. Retries over new connections bring both.
+//! - Reordering or duplication within a connection, which TCP rules out. Connections that are late bring both, each by itself.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -40,6 +39,7 @@ mod fault;
 mod invariant;
 mod network;
 mod node;
+mod process;
 mod witness;
 mod workload;
 

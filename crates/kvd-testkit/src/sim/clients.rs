@@ -260,6 +260,15 @@ impl Clients {
         Some((shard.id, replica.node))
     }
 
+    /// The hosts of the nodes that lead a shard, one for each shard's leader, as of the last look.
+    pub(crate) fn leaders(&self) -> Vec<String> {
+        let admin = self.admin.lock();
+        let Some(topology) = &admin.topology else { return Vec::new() };
+        let leading = admin.replicas.iter().filter(|(_, replica)| replica.role == "leader");
+        let nodes = leading.filter_map(|(id, _)| topology.nodes.iter().find(|node| node.id == *id));
+        nodes.filter_map(|node| node.peer_address.split(':').next().map(str::to_owned)).collect()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

@@ -10,7 +10,7 @@ use std::{
 
 use kvd_server::config::{Cluster as ClusterConfig, Config, Engine, Raft, Shutdown, Storage, Token};
 use kvd_storage::disk::Crash;
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use turmoil::Sim;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     failpoints::Passed,
     network::{Cut, Links},
     node::{NodeCell, name},
+    process::Process,
     witness::Witness,
 };
 
@@ -93,6 +94,10 @@ pub(crate) struct Cluster {
     pub(crate) rng: StdRng,
     pub(crate) failpoints: Passed,
     links: Links,
+    /// Of each node, if one runs.
+    processes: Vec<Option<Process>>,
+    /// Draws whose turn it is first, in each step.
+    order: StdRng,
     /// When nodes that are down are started again.
     restarts: BTreeMap<usize, Duration>,
     pub(crate) bit_flips: u64,
@@ -120,30 +125,30 @@ impl Cluster {
             })
             .collect();
         for node in &nodes {
-            let cell = Arc::clone(node);
-            sim.host(&*node.name, move || {
-                let cell = Arc::clone(&cell);
-                async move {
-                    cell.run().await;
-                    Ok(())
-                }
-            });
+            let card = Arc::clone(&node.card);
+            sim.host(&*node.name, move || card.boot());
         }
         let endpoints = nodes.iter().map(|node| format!("{}:{CLIENT_PORT}", node.name)).collect();
         let clients = Clients::start(&mut sim, endpoints, shape, rng.random(), &witness);
         let failpoints = Passed::watch(&nodes);
-        Self {
+        let mut cluster = Self {
             failpoints,
             sim,
             shape,
-            nodes,
             clients,
             witness,
+            processes: nodes.iter().map(|_| None).collect(),
+            order: StdRng::seed_from_u64(rng.random()),
             rng,
             links: Links::default(),
             restarts: BTreeMap::new(),
             bit_flips: 0,
+            nodes,
+        };
+        for index in 0..shape.nodes {
+            cluster.start(index);
         }
+        cluster
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -157,7 +162,9 @@ impl Cluster {
     pub(crate) fn step(&mut self) -> Result<(), String> {
         let now_ns = u64::try_from(self.sim.since_epoch().as_nanos()).unwrap_or(u64::MAX);
         super::entropy::set_time(now_ns);
+        let from = self.now();
         self.sim.step().map_err(|error| format!("a host failed: {error}"))?;
+        self.run_processes(from);
         let now = self.now();
         for index in 0..self.nodes.len() {
             if self.cell(index).take_crash() {
@@ -179,6 +186,16 @@ impl Cluster {
         Ok(())
     }
 
+    fn run_processes(&mut self, from: Duration) {
+        let mut turns: Vec<_> = self.processes.iter_mut().collect();
+        turns.shuffle(&mut self.order);
+        for turn in turns {
+            if turn.as_ref().is_some_and(|process| process.tick(from, self.shape.tick)) {
+                *turn = None;
+            }
+        }
+    }
+
     /// Adds a line to the trace, and to the history for people.
     pub(crate) fn note(&self, what: std::fmt::Arguments<'_>) {
         let now = self.now();
@@ -196,8 +213,8 @@ impl Cluster {
         self.nodes.get(index).unwrap_or_else(|| unreachable!("nodes are never removed"))
     }
 
-    /// Ends a node's process at once, with what that leaves of its disk. A power cut is silent: nobody is told that a
-    /// connection is gone.
+    /// Ends a node's process at once, with what that leaves of its disk. What it has written to its connections is still
+    /// delivered, unless the machine's power is cut: then nobody is even told that a connection is gone.
     pub(crate) fn crash(&mut self, index: usize, crash: Crash) {
         self.restarts.remove(&index);
         let name = Arc::clone(&self.cell(index).name);
@@ -206,8 +223,9 @@ impl Cluster {
             self.isolate(index, Cut::BothWays);
         }
         self.cell(index).crash(crash);
-        self.sim.crash(&*name);
+        self.end_process(index);
         if silent {
+            self.sim.crash(&*name);
             self.rejoin(index, Cut::BothWays);
         }
     }
@@ -217,6 +235,7 @@ impl Cluster {
         self.restarts.remove(&index);
         let cell = Arc::clone(self.cell(index));
         cell.lose_disk();
+        self.end_process(index);
         self.sim.crash(&*cell.name);
     }
 
@@ -224,8 +243,44 @@ impl Cluster {
     pub(crate) fn start(&mut self, index: usize) {
         let cell = Arc::clone(self.cell(index));
         if !cell.is_running() && cell.state.lock().is_wanted {
-            self.sim.bounce(&*cell.name);
+            if !self.sim.is_host_running(&*cell.name) {
+                self.sim.bounce(&*cell.name);
+            }
+            let process = match Process::start(cell) {
+                Ok(process) => process,
+                Err(error) => unreachable!("a runtime without threads, sockets or files: {error}"),
+            };
+            if let Some(place) = self.processes.get_mut(index) {
+                *place = Some(process);
+            }
         }
+    }
+
+    fn end_process(&mut self, index: usize) {
+        self.cell(index).card.common().stop(false);
+        if let Some(place) = self.processes.get_mut(index) {
+            *place = None;
+        }
+    }
+
+    /// Stops a node's process where it stands, and says whether it did: one that is down or stopped can't be. What arrives for it waits, in its card if `keeps_quiet`: then
+    /// all its timers come before anything that it is told.
+    pub(crate) fn pause(&mut self, index: usize, keeps_quiet: bool) -> bool {
+        let now = self.now();
+        let process = self.processes.get_mut(index).and_then(Option::as_mut);
+        let is_paused = process.is_some_and(|process| process.pause(now));
+        if is_paused {
+            self.cell(index).card.common().stop(keeps_quiet);
+        }
+        is_paused
+    }
+
+    /// Lets it go on. How long it stood, if it did.
+    pub(crate) fn resume(&mut self, index: usize) -> Option<Duration> {
+        let now = self.now();
+        let stood = self.processes.get_mut(index)?.as_mut()?.resume(now);
+        self.cell(index).card.common().stop(false);
+        stood
     }
 
     /// Starts a node once so much time has passed.

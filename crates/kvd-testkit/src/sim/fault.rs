@@ -17,8 +17,10 @@ mod clock;
 mod disk;
 mod failpoint;
 mod joining;
+mod late;
 mod leaders;
 mod network;
+mod pause;
 mod power;
 mod process;
 
@@ -94,8 +96,10 @@ impl Faults {
 
 fn draw(rng: &mut StdRng) -> Box<dyn Fault> {
     match rng.random_range(0..100) {
-        0..10 => Box::new(network::Isolated::draw(rng)),
-        10..20 => Box::new(network::Parted::draw(rng)),
+        0..6 => Box::new(network::Isolated::draw(rng)),
+        6..10 => Box::new(pause::Paused::draw(rng)),
+        10..16 => Box::new(network::Parted::draw(rng)),
+        16..20 => Box::new(late::Connections::draw(rng)),
         20..24 => Box::new(network::Bridge::draw(rng)),
         24..32 => Box::new(network::Slow::draw(rng)),
         32..38 => Box::new(network::Lossy::draw(rng)),

@@ -6,17 +6,20 @@
 //!
 //! Simulated TCP doesn't retransmit: a byte that is lost in a cut leaves its connection dumb for good, which is harsher than
 //! the real thing; what is held back arrives late, which is the gentler half.
+//!
+//! Nodes use the network through a [`card`], where each connection can be late by itself, and so messages overtake each
+//! other and come twice; clients are the network's hosts themselves.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use kvd_proto::net::{BoxStream, Dial, Listen};
-use turmoil::{
-    Sim,
-    net::{TcpListener, TcpStream},
-};
+use kvd_proto::net::{BoxStream, Dial};
+use turmoil::{Sim, net::TcpStream};
 
-/// Connects hosts of the simulation by name.
+pub(crate) mod card;
+pub(crate) mod carry;
+
+/// Connects clients' hosts with others, by name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SimDial;
 
@@ -24,31 +27,6 @@ impl Dial for SimDial {
     fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxStream>> {
         async move {
             let stream = TcpStream::connect(address.as_str()).await?;
-            Ok(Box::new(stream) as BoxStream)
-        }
-        .boxed()
-    }
-}
-
-/// A port of a simulated host.
-pub(crate) struct SimPort(TcpListener);
-
-impl std::fmt::Debug for SimPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SimPort")
-    }
-}
-
-impl SimPort {
-    pub(crate) async fn bind(address: SocketAddr) -> io::Result<Box<dyn Listen>> {
-        Ok(Box::new(Self(TcpListener::bind(address).await?)))
-    }
-}
-
-impl Listen for SimPort {
-    fn accept(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        async move {
-            let (stream, _) = self.0.accept().await?;
             Ok(Box::new(stream) as BoxStream)
         }
         .boxed()

@@ -24,7 +24,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    network::{SimDial, SimPort},
+    network::card::{Card, CardDial, CardPort},
+    process,
     witness::Witness,
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct NodeCell {
     pub(crate) name: Arc<str>,
     pub(crate) index: usize,
     pub(crate) config: Config,
+    /// Its machine's.
+    pub(crate) card: Arc<Card>,
     pub(crate) state: Mutex<NodeState>,
     witness: Arc<Witness>,
 }
@@ -91,7 +94,14 @@ impl NodeCell {
             is_wanted: true,
             rng,
         };
-        Self { name: name(index).into(), index, config, state: Mutex::new(state), witness }
+        Self {
+            name: name(index).into(),
+            index,
+            config,
+            card: Arc::default(),
+            state: Mutex::new(state),
+            witness,
+        }
     }
 
     /// One process of the node, from start to end.
@@ -99,9 +109,6 @@ impl NodeCell {
         let stop = CancellationToken::new();
         {
             let mut state = self.state.lock();
-            if !state.is_wanted {
-                return;
-            }
             state.stop = stop.clone();
             state.is_running = true;
             state.failed = None;
@@ -213,11 +220,11 @@ impl std::fmt::Debug for SimPlatform {
 
 impl Platform for SimPlatform {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listen>>> {
-        SimPort::bind((Ipv4Addr::UNSPECIFIED, address.port()).into()).boxed()
+        CardPort::bind(&self.cell.card, (Ipv4Addr::UNSPECIFIED, address.port()).into()).boxed()
     }
 
     fn dialer(&self) -> Dialer {
-        Dialer::new(Arc::new(SimDial))
+        Dialer::new(Arc::new(CardDial(Arc::clone(&self.cell.card))))
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
@@ -290,7 +297,7 @@ struct SimClock(Arc<NodeCell>);
 
 impl Clock for SimClock {
     fn unix_ms(&self) -> u64 {
-        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+        let elapsed = process::elapsed();
         let now_ms = EPOCH_MS.saturating_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         now_ms.saturating_add_signed(self.0.state.lock().clock_offset_ms)
     }

@@ -75,7 +75,7 @@ impl Witness {
     /// Adds a line to the trace.
     pub(crate) fn trace(&self, what: fmt::Arguments<'_>) {
         let mut state = self.0.lock();
-        let now = turmoil::sim_elapsed().unwrap_or_default();
+        let now = super::process::elapsed();
         state.note(&format!("{:.6} {what}", now.as_secs_f64()));
     }
 
