@@ -9,7 +9,7 @@ use std::{
 };
 
 use kvd_server::config::{Cluster as ClusterConfig, Config, Engine, Raft, Shutdown, Storage, Token};
-use kvd_storage::disk::Crash;
+use kvd_storage::disk::{Crash, Disk as _, File};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use turmoil::Sim;
 
@@ -27,6 +27,12 @@ const PEER_PORT: u16 = 7401;
 const HTTP_PORT: u16 = 7402;
 /// A node that has ended by itself is started again after so long, as a supervisor would.
 const SUPERVISOR_PAUSE: Duration = Duration::from_millis(300);
+/// How long a node may take to stop in good order.
+const STOPS_WITHIN: Duration = Duration::from_secs(8);
+/// A disk with a sector that can't be read is replaced after so long.
+const DISK_REPLACED_AFTER: Duration = Duration::from_secs(4);
+/// After data was destroyed it takes so long until a look at the cluster tells for sure what became of it.
+const DESTRUCTION_PAUSE: Duration = Duration::from_secs(5);
 
 /// How large a simulation is, drawn from its seed.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +90,15 @@ fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
     from.get(place).copied().unwrap_or_else(|| unreachable!("drawn within the length"))
 }
 
+/// A sector that can't be read, and when whoever runs the node looks after it.
+struct BadSector {
+    at: Duration,
+    node: usize,
+    generation: u64,
+    path: PathBuf,
+    offset: u64,
+}
+
 /// See the module.
 pub(crate) struct Cluster {
     pub(crate) sim: Sim<'static>,
@@ -100,6 +115,12 @@ pub(crate) struct Cluster {
     order: StdRng,
     /// When nodes that are down are started again.
     restarts: BTreeMap<usize, Duration>,
+    /// Nodes that stop in good order and are to be started then, and until when they may take.
+    cycles: BTreeMap<usize, Duration>,
+    /// Sectors that can't be read.
+    bad_sectors: Vec<BadSector>,
+    /// No more data is destroyed before.
+    destroys_from: Duration,
     pub(crate) bit_flips: u64,
 }
 
@@ -142,6 +163,9 @@ impl Cluster {
             rng,
             links: Links::default(),
             restarts: BTreeMap::new(),
+            cycles: BTreeMap::new(),
+            bad_sectors: Vec::new(),
+            destroys_from: Duration::ZERO,
             bit_flips: 0,
             nodes,
         };
@@ -176,6 +200,9 @@ impl Cluster {
             }
             if let Some(why) = self.nodes.get(index).and_then(|node| node.take_failure()) {
                 self.note(format_args!("node {} has ended: {why}", index + 1));
+                if self.cell(index).was_lied_to() {
+                    self.cell(index).lose_disk();
+                }
                 self.restarts.insert(index, now + SUPERVISOR_PAUSE);
             }
         }
@@ -183,7 +210,80 @@ impl Cluster {
             self.restarts.remove(&index);
             self.start(index);
         }
+        self.end_cycles();
+        self.replace_bad_disks();
         Ok(())
+    }
+
+    /// Stops a node whose data is being destroyed in good order, and starts it again then, which ends the destruction.
+    pub(crate) fn cycle(&mut self, index: usize) {
+        let until = self.now() + STOPS_WITHIN;
+        self.cell(index).state.lock().is_wanted = false;
+        self.cell(index).stop();
+        self.cycles.insert(index, until);
+    }
+
+    fn end_cycles(&mut self) {
+        for (index, until) in self.cycles.clone() {
+            let is_running = self.cell(index).is_running();
+            if is_running && self.now() < until {
+                continue;
+            }
+            if is_running {
+                self.crash(index, Crash::Killed);
+            }
+            self.cycles.remove(&index);
+            self.cell(index).state.lock().is_wanted = true;
+            self.note(format_args!("node {} starts on what its disk has kept", index + 1));
+            self.start(index);
+            self.end_destruction();
+        }
+    }
+
+    /// A sector of a node's disk can't be read any more. If that is still so in a while, the disk is replaced.
+    pub(crate) fn spoil(&mut self, node: usize, path: PathBuf, offset: u64) -> std::io::Result<()> {
+        let (generation, disk) = {
+            let state = self.cell(node).state.lock();
+            (state.generation, state.disk.clone())
+        };
+        disk.spoil(&path, offset)?;
+        let at = self.now() + DISK_REPLACED_AFTER;
+        self.bad_sectors.push(BadSector { at, node, generation, path, offset });
+        Ok(())
+    }
+
+    fn replace_bad_disks(&mut self) {
+        let now = self.now();
+        while let Some(place) = self.bad_sectors.iter().position(|sector| sector.at <= now) {
+            let BadSector { node, generation, path, offset, .. } = self.bad_sectors.swap_remove(place);
+            let is_bad = {
+                let state = self.cell(node).state.lock();
+                let read = |file: Box<dyn File>| file.read_exact_at(&mut [0], offset).is_err();
+                state.generation == generation && state.disk.open(&path).is_ok_and(read)
+            };
+            if is_bad {
+                self.note(format_args!("the disk of node {} is replaced for a bad sector", node + 1));
+                self.lose_disk(node);
+                self.start_after(node, SUPERVISOR_PAUSE);
+            }
+            self.end_destruction();
+        }
+    }
+
+    /// Asks whether a node's data may be destroyed now. If so, no other's may be until [`Cluster::end_destruction`].
+    pub(crate) fn begin_destruction(&mut self) -> bool {
+        let may = self.now() >= self.destroys_from
+            && self.is_settled()
+            && self.clients.not_whole(self.shape, self.shape.nodes).is_none();
+        if may {
+            self.destroys_from = Duration::MAX;
+        }
+        may
+    }
+
+    /// What was to be destroyed has been, and the node is back or about to be.
+    pub(crate) fn end_destruction(&mut self) {
+        self.destroys_from = self.now() + DESTRUCTION_PAUSE;
     }
 
     fn run_processes(&mut self, from: Duration) {
@@ -246,7 +346,7 @@ impl Cluster {
             if !self.sim.is_host_running(&*cell.name) {
                 self.sim.bounce(&*cell.name);
             }
-            let process = match Process::start(cell) {
+            let process = match Process::start(Arc::clone(&cell.name), cell.run()) {
                 Ok(process) => process,
                 Err(error) => unreachable!("a runtime without threads, sockets or files: {error}"),
             };
@@ -320,13 +420,9 @@ impl Cluster {
         nodes.chain(self.clients.hosts.iter().cloned()).collect()
     }
 
-    /// Whether the cluster would survive the loss of one node's data.
-    pub(crate) fn may_destroy(&self) -> bool {
-        self.is_settled() && self.clients.not_whole(self.shape, self.shape.nodes).is_none()
-    }
-
     pub(crate) fn is_settled(&self) -> bool {
-        self.restarts.is_empty() && self.nodes.iter().all(|node| node.is_running())
+        let waits = !self.restarts.is_empty() || !self.cycles.is_empty() || !self.bad_sectors.is_empty();
+        !waits && self.nodes.iter().all(|node| node.is_running())
     }
 }
 

@@ -3,7 +3,7 @@
 //! A [`Fault`] begins and ends; several are under way at once. What they are, when and for how long follows from the seed.
 //! A new fault is an implementation in a file here and a line in [`draw`].
 //!
-//! What destroys data for good (a lost disk, rot) is done only to a cluster that is whole, one node at a time: two of
+//! What destroys data for good (a lost disk, rot, a disk that lies) is done only to a cluster that is whole, one node at a time: two of
 //! three copies lost are lost, and no store can be blamed for it.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -19,10 +19,12 @@ mod failpoint;
 mod joining;
 mod late;
 mod leaders;
+mod lies;
 mod network;
 mod pause;
 mod power;
 mod process;
+mod rot;
 
 /// Faults under way at once.
 const ACTIVE_MAX: usize = 4;
@@ -95,7 +97,7 @@ impl Faults {
 }
 
 fn draw(rng: &mut StdRng) -> Box<dyn Fault> {
-    match rng.random_range(0..100) {
+    match rng.random_range(0..106) {
         0..6 => Box::new(network::Isolated::draw(rng)),
         6..10 => Box::new(pause::Paused::draw(rng)),
         10..16 => Box::new(network::Parted::draw(rng)),
@@ -112,10 +114,12 @@ fn draw(rng: &mut StdRng) -> Box<dyn Fault> {
         73..79 => Box::new(disk::Slow::draw(rng)),
         79..83 => Box::new(disk::Full::draw(rng)),
         83..86 => Box::<disk::Lost>::default(),
-        86..89 => Box::<disk::Rotten>::default(),
+        86..89 => Box::<rot::Rotten>::default(),
         89..93 => Box::new(clock::Jump::draw(rng)),
         93..97 => Box::<leaders::Moved>::default(),
         97..99 => Box::<clients::Restarted>::default(),
-        _ => Box::<joining::Joined>::default(),
+        99..100 => Box::<joining::Joined>::default(),
+        100..103 => Box::new(lies::Lying::vanishing()),
+        _ => Box::new(lies::Lying::misdirecting()),
     }
 }

@@ -14,7 +14,7 @@ use kvd_proto::net::{Dialer, Listen};
 use kvd_raft::{blocking::Blocking, clock::Clock, observe::Observer};
 use kvd_server::{config::Config, metrics::Metrics, node, platform::Platform};
 use kvd_storage::{
-    disk::{Crash, Disk, SimDisk},
+    disk::{self, Crash, Disk, SimDisk},
     engine::{Engine, MemoryEngine},
     log::{Driver, Writer},
 };
@@ -61,6 +61,8 @@ pub(crate) struct NodeState {
     pub(crate) sync_us: (u64, u64),
     stop: CancellationToken,
     is_running: bool,
+    /// The last process ended in good order, and nothing has happened since.
+    has_closed: bool,
     /// Why the last process ended by itself, if it failed.
     failed: Option<String>,
     /// The runtime of its process.
@@ -69,6 +71,8 @@ pub(crate) struct NodeState {
     pub(crate) crash_at: Option<&'static str>,
     /// It was passed: the disk is dead, and the process must be gone before the next tick.
     has_crashed: bool,
+    /// The disk was told to lie, and may have done so since.
+    lies_armed: bool,
     /// Whether the process is to be started when it has ended.
     pub(crate) is_wanted: bool,
     rng: StdRng,
@@ -87,10 +91,12 @@ impl NodeCell {
             sync_us: (50, 2000),
             stop: CancellationToken::new(),
             is_running: false,
+            has_closed: false,
             failed: None,
             runtime: None,
             crash_at: None,
             has_crashed: false,
+            lies_armed: false,
             is_wanted: true,
             rng,
         };
@@ -111,8 +117,13 @@ impl NodeCell {
             let mut state = self.state.lock();
             state.stop = stop.clone();
             state.is_running = true;
+            state.has_closed = false;
             state.failed = None;
             state.runtime = Some(tokio::runtime::Handle::current().id());
+            if std::mem::take(&mut state.lies_armed) {
+                // What it was told of lies it forgets, so that none befalls a file of the node's identity as it starts.
+                state.disk = state.disk.crash(Crash::Killed);
+            }
         }
         let (generation, disk) = {
             let state = self.state.lock();
@@ -128,6 +139,7 @@ impl NodeCell {
         let ended = node::run_on(Arc::new(platform), self.config.clone(), stop, metrics).await;
         let mut state = self.state.lock();
         state.is_running = false;
+        state.has_closed = ended.is_ok();
         state.failed = ended.err().map(|error| format!("{error:#}"));
         if let Some(why) = &state.failed {
             tracing::info!(node = %self.name, why, "a node has stopped by itself");
@@ -141,6 +153,11 @@ impl NodeCell {
 
     pub(crate) fn is_running(&self) -> bool {
         self.state.lock().is_running
+    }
+
+    /// Whether the last process ended in good order, and nothing has happened since.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.state.lock().has_closed
     }
 
     /// Why the node ended by itself; forgotten with this.
@@ -175,25 +192,53 @@ impl NodeCell {
         self.state.lock().stop.cancel();
     }
 
-    /// What the end of the process leaves: to be called before it is ended. With a power cut the machine boots anew.
-    pub(crate) fn crash(&self, crash: Crash) {
+    /// So many operations on the disk from one on will be reported done and not be, as far as they can be.
+    pub(crate) fn lie(&self, lie: disk::Fault, after: u64, count: u64) {
         let mut state = self.state.lock();
+        let first = state.disk.operations() + after;
+        // A write and its sync.
+        (first..first + 2 * count).for_each(|operation| state.disk.fault_at(operation, lie));
+        state.lies_armed = true;
+    }
+
+    /// Whether the disk has lied to the process that runs or ran last.
+    pub(crate) fn was_lied_to(&self) -> bool {
+        self.state.lock().was_lied_to()
+    }
+
+    /// What the end of the process leaves: to be called before it is ended. With a power cut the machine boots anew. A disk that
+    /// has lied is not believed after an end like this.
+    pub(crate) fn crash(&self, crash: Crash) {
+        if self.was_lied_to() {
+            return self.lose_disk();
+        }
+        let mut state = self.state.lock();
+        state.lies_armed = false;
         state.disk = state.disk.crash(crash);
         state.engine = Arc::new(state.engine.after_crash());
         if crash != Crash::Killed {
             state.boot += 1;
         }
         state.is_running = false;
+        state.has_closed = false;
     }
 
     /// The disk is lost, and a new one is put in.
     pub(crate) fn lose_disk(&self) {
         let mut state = self.state.lock();
         state.disk = new_disk(&mut state.rng);
+        state.lies_armed = false;
         state.engine = Arc::default();
         state.generation += 1;
         state.boot += 1;
         state.is_running = false;
+        state.has_closed = false;
+    }
+}
+
+impl NodeState {
+    fn was_lied_to(&self) -> bool {
+        self.lies_armed && !self.disk.faults_met().is_empty()
     }
 }
 

@@ -1,8 +1,8 @@
-//! Disks that fail, fill up, slow down, rot, or are lost.
+//! Disks that fail, fill up, slow down, or are lost.
 
-use std::{io, path::PathBuf};
+use std::io;
 
-use kvd_storage::disk::{Crash, Operation};
+use kvd_storage::disk::Operation;
 use rand::{RngExt as _, rngs::StdRng};
 
 use super::Fault;
@@ -98,7 +98,7 @@ impl Fault for Lost {
     }
 
     fn begin(&mut self, cluster: &mut Cluster) -> Option<String> {
-        cluster.may_destroy().then_some(())?;
+        cluster.begin_destruction().then_some(())?;
         self.node = cluster.any_node();
         cluster.lose_disk(self.node);
         Some(format!("node {}", self.node + 1))
@@ -106,60 +106,6 @@ impl Fault for Lost {
 
     fn end(&mut self, cluster: &mut Cluster) {
         cluster.start(self.node);
+        cluster.end_destruction();
     }
-}
-
-/// Bits flip in the log and checkpoints of a node that was stopped in good order, and it is started on what is left.
-///
-/// Its good order matters: a flip in the very last write before a crash looks like a torn write, which the log says it
-/// can't tell apart.
-#[derive(Default)]
-pub(super) struct Rotten {
-    node: usize,
-}
-
-impl Fault for Rotten {
-    fn name(&self) -> &'static str {
-        "rot on a disk"
-    }
-
-    fn begin(&mut self, cluster: &mut Cluster) -> Option<String> {
-        cluster.may_destroy().then_some(())?;
-        self.node = cluster.any_node();
-        let cell = cluster.cell(self.node);
-        cell.state.lock().is_wanted = false;
-        cell.stop();
-        Some(format!("node {} stops for it", self.node + 1))
-    }
-
-    fn end(&mut self, cluster: &mut Cluster) {
-        let cell = std::sync::Arc::clone(cluster.cell(self.node));
-        cell.state.lock().is_wanted = true;
-        if cell.is_running() {
-            cluster.crash(self.node, Crash::Killed);
-        } else {
-            let disk = cell.state.lock().disk.clone();
-            let files: Vec<(PathBuf, u64)> =
-                disk.files().into_iter().filter(|(path, bytes)| *bytes > 0 && is_data(path)).collect();
-            for _ in 0..cluster.rng.random_range(1..4) {
-                if files.is_empty() {
-                    break;
-                }
-                let Some((path, bytes)) = files.get(cluster.rng.random_range(0..files.len())) else { break };
-                let (offset, bit) = (cluster.rng.random_range(0..*bytes), cluster.rng.random_range(0..8));
-                let flipped = disk.flip(path, offset, bit);
-                cluster.note(format_args!(
-                    "bit {bit} of byte {offset} of {} flips: {flipped:?}",
-                    path.display()
-                ));
-                cluster.bit_flips += 1;
-            }
-        }
-        cluster.start(self.node);
-    }
-}
-
-/// Whether a file is of the log or a checkpoint: a rotten identity is refused at the start, and is for a person to judge.
-fn is_data(path: &std::path::Path) -> bool {
-    ["/data/log", "/data/checkpoints"].iter().any(|dir| path.starts_with(dir))
 }
