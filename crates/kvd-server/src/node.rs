@@ -526,7 +526,7 @@ impl Node {
         }
         // Whoever leads hands over by itself once it has settled; where that is this node, it need not wait.
         if let Some(group) = self.replicas()?.group(shard.into()).filter(|group| group.leadership().is_self) {
-            group.transfer_leader(target.id, deadline.saturating_duration_since(Instant::now())).await?;
+            self.hand_over(&group, target.id, deadline.saturating_duration_since(Instant::now())).await?;
         }
         self.wait_for_leader(shard, to, deadline).await
     }

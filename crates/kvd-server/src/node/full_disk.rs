@@ -65,12 +65,13 @@ impl Fullness {
     ///
     /// # Errors
     /// Why not.
-    pub(super) fn check_message(self, body: &Body) -> Result<(), &'static str> {
+    pub(super) fn check_message(self, body: &Body, to: u64) -> Result<(), &'static str> {
         match body {
             Body::Append(append) if !append.entries.is_empty() && self.refuses_entries => {
                 Err("this node's disk is full")
             }
-            Body::TransferLeader(_) if self.refuses_puts => {
+            // The others are told of a hand-over too, and take part in it.
+            Body::TransferLeader(transfer) if transfer.to_replica == to && self.refuses_puts => {
                 Err("this node's disk is full; another one must lead")
             }
             _ => Ok(()),
@@ -162,12 +163,19 @@ mod tests {
         });
         let heartbeat = Body::Append(p::AppendRequest::default());
         let vote = Body::Vote(p::VoteRequest::default());
-        let transfer = Body::TransferLeader(p::TransferLeaderRequest::default());
-        let refused = |full: Fullness| {
-            [&entries, &transfer, &heartbeat, &vote].map(|body| full.check_message(body).is_err())
+        let transfer = |to_replica| {
+            Body::TransferLeader(p::TransferLeaderRequest {
+                to_replica,
+                ..p::TransferLeaderRequest::default()
+            })
         };
-        assert_eq!(refused(FINE), [false, false, false, false]);
-        assert_eq!(refused(NO_PUTS), [false, true, false, false]);
-        assert_eq!(refused(NO_ENTRIES), [true, true, false, false]);
+        let (to_it, to_another) = (transfer(7), transfer(8));
+        let refused = |full: Fullness| {
+            [&entries, &to_it, &to_another, &heartbeat, &vote]
+                .map(|body| full.check_message(body, 7).is_err())
+        };
+        assert_eq!(refused(FINE), [false, false, false, false, false]);
+        assert_eq!(refused(NO_PUTS), [false, true, false, false, false]);
+        assert_eq!(refused(NO_ENTRIES), [true, true, false, false, false]);
     }
 }

@@ -5,15 +5,23 @@
 //! go (its disk is full, or its node is drained) tries the next one, and does not stay because the first one that it
 //! asked can't lead either.
 //!
-//! Everything here is plain data: what a node sees goes in, what it is to do comes out.
+//! The target is asked before anything else, for a hand-over can't be called off: once it has begun, the leader takes no
+//! writes and says nothing until somebody has been elected, and that may be anybody, the one that refused included. A group
+//! whose preferred leader's disk is full would go to and fro for as long as it is.
+//!
+//! What is decided here is decided on plain data: what a node sees goes in, what it is to do comes out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use kvd_types::{GroupId, ReplicaId};
+use kvd_proto::peer::v1::{self as p, envelope::Body};
+use kvd_raft::{Group, Lane, Transport as _};
+use kvd_types::{Error, GroupId, ReplicaId, Result};
 use tokio::time::Instant;
+
+use super::Node;
 
 /// A replica that has not taken over is left alone for so long…
 const PAUSE: Duration = Duration::from_secs(5);
@@ -88,6 +96,35 @@ impl HandOvers {
 /// The pause after a failure: the first one's, doubled for each earlier failure in a row, up to a bound.
 pub(super) fn backed_off(first: Duration, earlier: u32, max: Duration) -> Duration {
     first.saturating_mul(2_u32.saturating_pow(earlier)).min(max)
+}
+
+impl Node {
+    /// Hands a group that this node leads over to a replica that would lead it.
+    ///
+    /// # Errors
+    /// Unavailable: it would not, or has not taken over in time. Else as [`Group::transfer_leader`].
+    pub(super) async fn hand_over(&self, group: &Group, to: ReplicaId, patience: Duration) -> Result<()> {
+        let Some(&node) = group.members().voters.get(&to) else {
+            return group.transfer_leader(to, patience).await;
+        };
+        // In no leader's name, so that no replica heeds it.
+        let in_no_name = p::TransferLeaderRequest {
+            from_leader: Some(p::Vote::default()),
+            to_replica: to.get(),
+            last_log: None,
+        };
+        let question = p::Envelope {
+            call: 0,
+            group: group.id().get(),
+            from_replica: group.replica().get(),
+            to_replica: to.get(),
+            body: Some(Body::TransferLeader(in_no_name)),
+        };
+        let asked = Instant::now();
+        let answer = self.network()?.call(node, Lane::Control, question, patience).await;
+        answer.map_err(|error| Error::unavailable(format!("it would not lead: {error}")))?;
+        group.transfer_leader(to, patience.saturating_sub(asked.elapsed())).await
+    }
 }
 
 #[cfg(test)]

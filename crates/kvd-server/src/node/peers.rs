@@ -85,7 +85,7 @@ impl PeerHandler for Peers {
                 Some(Body::Operation(operation)) => {
                     Body::OperationResult(node.serve_forwarded(operation).await)
                 }
-                Some(body) => match (node.fullness().check_message(&body), node.replica_for(group, to)) {
+                Some(body) => match (node.fullness().check_message(&body, to), node.replica_for(group, to)) {
                     (Ok(()), Ok(group)) => group.handle(body).await,
                     (Ok(()), Err(refusal)) => Body::Refusal(refusal),
                     (Err(why), _) => Body::Refusal(refusal(Reason::ReplicaFailed, why.to_owned())),

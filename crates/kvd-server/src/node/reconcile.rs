@@ -290,7 +290,7 @@ impl Node {
             return Ok(HandedOver::NotTried);
         };
         tracing::info!(group = %group.id(), replica = %target, "handing over leadership");
-        match group.transfer_leader(target, TRANSFER_PATIENCE).await {
+        match self.hand_over(group, target, TRANSFER_PATIENCE).await {
             Ok(()) => Ok(HandedOver::Done),
             Err(error) => {
                 tracing::info!(group = %group.id(), replica = %target, %error, "leadership was not taken over");
