@@ -10,7 +10,7 @@ impl Node {
     pub(super) async fn step_back(&self) {
         let Ok(replicas) = self.replicas() else { return };
         let led: Vec<Group> = replicas.all().into_iter().filter(|group| group.leadership().is_self).collect();
-        let handed_over = futures::future::join_all(led.iter().map(hand_over)).await;
+        let handed_over = futures::future::join_all(led.iter().map(|group| self.find_successor(group))).await;
         let done = handed_over.iter().filter(|done| **done).count();
         tracing::info!(leaders = led.len(), handed_over = done, "stepping back");
     }
@@ -29,21 +29,22 @@ impl Node {
         tracing::info!("stopped; nothing was lost");
         Ok(())
     }
-}
 
-/// Hands a group over to the first that takes it: one may have stopped a moment ago, which is not known yet.
-async fn hand_over(group: &Group) -> bool {
-    let members = group.members();
-    let successors = members.voters.keys().filter(|&&id| id != group.replica() && members.is_caught_up(id));
-    for &successor in successors {
-        match group.transfer_leader(successor, HAND_OVER_PATIENCE).await {
-            Ok(()) => return true,
-            Err(error) => tracing::info!(group = %group.id(), %error, "leadership was not handed over"),
+    /// Hands a group over to the first that takes it: one may have stopped a moment ago, which is not known yet.
+    async fn find_successor(&self, group: &Group) -> bool {
+        let members = group.members();
+        let successors =
+            members.voters.keys().filter(|&&id| id != group.replica() && members.is_caught_up(id));
+        for &successor in successors {
+            match self.hand_over(group, successor, HAND_OVER_PATIENCE).await {
+                Ok(()) => return true,
+                Err(error) => tracing::info!(group = %group.id(), %error, "leadership was not handed over"),
+            }
+            if !group.leadership().is_self {
+                // Somebody leads, if not the one that was asked.
+                return true;
+            }
         }
-        if !group.leadership().is_self {
-            // Somebody leads, if not the one that was asked.
-            return true;
-        }
+        false
     }
-    false
 }
