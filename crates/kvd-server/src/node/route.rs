@@ -141,7 +141,11 @@ impl Node {
         loop {
             let tried = {
                 let trying = self.try_on(routing, shard, request.clone(), deadline, tries);
-                if harmless_again { self.unless_led_anew(shard, &request, trying).await } else { trying.await }
+                if harmless_again {
+                    self.unless_led_anew(shard, &request, trying).await
+                } else {
+                    trying.await
+                }
             };
             tries += 1;
             let error = match tried {
