@@ -235,3 +235,91 @@ async fn lie(
     }
     (is_open, true)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::net::SocketAddr;
+
+    use kvd_proto::net::Dial as _;
+    use turmoil::net::TcpListener;
+
+    use super::*;
+    use crate::sim::network::card::{Card, CardDial};
+
+    const PORT: u16 = 1;
+
+    /// What a peer has heard, in the order in which it has.
+    type Heard = Arc<Mutex<Vec<String>>>;
+
+    fn simulation(heard: &Heard) -> (turmoil::Sim<'static>, Arc<Card>) {
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(7)
+            .simulation_duration(Duration::from_secs(60))
+            .max_message_latency(Duration::from_millis(5))
+            .build();
+        let (card, heard) = (Arc::<Card>::default(), Arc::clone(heard));
+        let boots = Arc::clone(&card);
+        sim.host("node", move || boots.boot());
+        sim.host("peer", move || {
+            let heard = Arc::clone(&heard);
+            async move {
+                let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], PORT))).await?;
+                loop {
+                    let (mut stream, _) = listener.accept().await?;
+                    let heard = Arc::clone(&heard);
+                    tokio::spawn(async move {
+                        let mut all = String::new();
+                        stream.read_to_string(&mut all).await.unwrap();
+                        heard.lock().push(all);
+                    });
+                }
+            }
+        });
+        (sim, card)
+    }
+
+    /// Sends something over a connection of its own, and gives that up at once.
+    async fn send(card: &Arc<Card>, what: &str, late: Option<Duration>) {
+        let mut stream = CardDial(Arc::clone(card)).dial(format!("peer:{PORT}")).await.unwrap();
+        let connection = card.connections().pop().unwrap();
+        if let Some(late) = late {
+            let now = turmoil::sim_elapsed().unwrap();
+            connection.hold(Way::Out, now, late, Duration::from_millis(20));
+        }
+        stream.write_all(what.as_bytes()).await.unwrap();
+    }
+
+    #[test]
+    fn a_later_connection_overtakes_a_late_one_and_what_was_given_up_arrives() {
+        let heard = Heard::default();
+        let (mut sim, card) = simulation(&heard);
+        let sends = Arc::clone(&card);
+        sim.client("process", async move {
+            send(&sends, "old", Some(Duration::from_secs(2))).await;
+            send(&sends, "new", None).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(sends.common().counts(), (0, 0));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Ok(())
+        });
+        sim.run().unwrap();
+        assert_eq!(*heard.lock(), ["new", "old"]);
+        assert_eq!(card.common().counts(), (1, 1), "late, and after its sender had gone");
+    }
+
+    #[test]
+    fn a_late_connection_loses_nothing_and_keeps_its_order() {
+        let heard = Heard::default();
+        let (mut sim, card) = simulation(&heard);
+        let long: String = (0..100_000).map(|number| format!("{number},")).collect();
+        let sent = long.clone();
+        sim.client("process", async move {
+            send(&card, &sent, Some(Duration::from_secs(1))).await;
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Ok(())
+        });
+        sim.run().unwrap();
+        assert!(heard.lock().iter().eq([&long]));
+    }
+}
