@@ -23,8 +23,6 @@ use tokio::{
     time::Instant,
 };
 
-use super::node::NodeCell;
-
 /// The resolution of tokio's timers.
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
 
@@ -43,7 +41,7 @@ pub(crate) fn elapsed() -> Duration {
 
 /// See the module.
 pub(crate) struct Process {
-    cell: Arc<NodeCell>,
+    name: Arc<str>,
     main: JoinHandle<()>,
     runtime: Runtime,
     /// Until when it has run, in simulated time, if it is paused.
@@ -51,16 +49,16 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a node's process; it runs with the next tick.
+    /// Starts a process that does this; it runs with the next tick.
     ///
     /// # Errors
     /// The operating system has no means for a runtime.
-    pub(crate) fn start(cell: Arc<NodeCell>) -> io::Result<Self> {
+    pub(crate) fn start(name: Arc<str>, main: impl Future<Output = ()> + Send + 'static) -> io::Result<Self> {
         let runtime = runtime()?;
         // Timers are kept in whole milliseconds: begin at one.
         runtime.block_on(async { tokio::time::sleep(TIMER_GRAIN).await });
-        let main = runtime.spawn(Arc::clone(&cell).run());
-        Ok(Self { cell, main, runtime, paused: None })
+        let main = runtime.spawn(main);
+        Ok(Self { name, main, runtime, paused: None })
     }
 
     /// Lets so much time pass, from then on. Whether the process has ended.
@@ -96,7 +94,7 @@ impl Process {
     }
 
     fn run(&self, from: Duration, until: impl Future<Output = ()>) {
-        let _span = tracing::info_span!("node", name = &*self.cell.name).entered();
+        let _span = tracing::info_span!("node", name = &*self.name).entered();
         self.runtime.block_on(async {
             RUNNING.set(Some((from, Instant::now())));
             until.await;
@@ -111,4 +109,57 @@ fn runtime() -> io::Result<Runtime> {
     #[cfg(tokio_unstable)]
     builder.unhandled_panic(tokio::runtime::UnhandledPanic::ShutdownRuntime);
     builder.enable_time().start_paused(true).build()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(5);
+
+    /// Runs a process until then, and says how much simulated time has passed.
+    fn run_until(process: &Process, from: Duration, until: Duration) -> Duration {
+        let mut now = from;
+        while now < until {
+            assert!(!process.tick(now, TICK));
+            now += TICK;
+        }
+        now
+    }
+
+    #[test]
+    fn a_paused_process_does_nothing_and_then_finds_that_its_clock_has_jumped() {
+        let seen: Arc<Mutex<Vec<(Duration, Duration)>>> = Arc::default();
+        let told = Arc::new(tokio::sync::Notify::new());
+        let (noted, waits) = (Arc::clone(&seen), Arc::clone(&told));
+        let mut process = Process::start("node".into(), async move {
+            let began = Instant::now();
+            loop {
+                let message = tokio::time::timeout(Duration::from_millis(50), waits.notified()).await;
+                if message.is_err() {
+                    noted.lock().push((elapsed(), began.elapsed()));
+                }
+            }
+        })
+        .unwrap();
+        let now = run_until(&process, Duration::ZERO, Duration::from_millis(120));
+        assert_eq!(seen.lock().len(), 2);
+
+        assert!(process.pause(now));
+        assert!(!process.pause(now), "one that stands can't be stopped");
+        let now = run_until(&process, now, Duration::from_secs(3));
+        assert_eq!(seen.lock().len(), 2, "it stands");
+
+        assert_eq!(process.resume(now), Some(now - Duration::from_millis(120)));
+        let first = *seen.lock().get(2).unwrap();
+        assert!(first.0 > now - Duration::from_millis(2) && first.0 <= now, "{first:?}");
+        assert_eq!(first.0, first.1, "its own clock and the world's agree");
+        assert_eq!(process.resume(now), None);
+        run_until(&process, now, now + Duration::from_millis(60));
+        assert_eq!(seen.lock().len(), 4, "and then timers are as ever");
+        told.notify_one();
+    }
 }
