@@ -112,7 +112,6 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use parking_lot::Mutex;
 

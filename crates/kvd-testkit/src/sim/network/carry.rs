@@ -237,7 +237,6 @@ async fn lie(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::net::SocketAddr;
 
