@@ -200,7 +200,7 @@ impl Cluster {
             }
             if let Some(why) = self.nodes.get(index).and_then(|node| node.take_failure()) {
                 self.note(format_args!("node {} has ended: {why}", index + 1));
-                if self.cell(index).was_lied_to() {
+                if self.cell(index).was_lied_to() || self.cell(index).has_lost_identity(&why) {
                     self.cell(index).lose_disk();
                 }
                 self.restarts.insert(index, now + SUPERVISOR_PAUSE);
@@ -234,7 +234,11 @@ impl Cluster {
             }
             self.cycles.remove(&index);
             self.cell(index).state.lock().is_wanted = true;
-            self.note(format_args!("node {} starts on what its disk has kept", index + 1));
+            let lies = self.cell(index).state.lock().disk.faults_met().len();
+            self.note(format_args!(
+                "node {} starts on a disk that has lied about {lies} operations",
+                index + 1
+            ));
             self.start(index);
             self.end_destruction();
         }

@@ -73,6 +73,8 @@ pub(crate) struct NodeState {
     has_crashed: bool,
     /// The disk was told to lie, and may have done so since.
     lies_armed: bool,
+    /// This disk was told to lie at some time.
+    is_liar: bool,
     /// Whether the process is to be started when it has ended.
     pub(crate) is_wanted: bool,
     rng: StdRng,
@@ -97,6 +99,7 @@ impl NodeCell {
             crash_at: None,
             has_crashed: false,
             lies_armed: false,
+            is_liar: false,
             is_wanted: true,
             rng,
         };
@@ -199,11 +202,17 @@ impl NodeCell {
         // A write and its sync.
         (first..first + 2 * count).for_each(|operation| state.disk.fault_at(operation, lie));
         state.lies_armed = true;
+        state.is_liar = true;
     }
 
     /// Whether the disk has lied to the process that runs or ran last.
     pub(crate) fn was_lied_to(&self) -> bool {
         self.state.lock().was_lied_to()
+    }
+
+    /// Whether the process ended for an identity that a lie has damaged as the one before stopped, which is for a person to judge.
+    pub(crate) fn has_lost_identity(&self, why: &str) -> bool {
+        self.state.lock().is_liar && why.contains("damaged data in /data/IDENTITY")
     }
 
     /// What the end of the process leaves: to be called before it is ended. With a power cut the machine boots anew. A disk that
@@ -228,6 +237,7 @@ impl NodeCell {
         let mut state = self.state.lock();
         state.disk = new_disk(&mut state.rng);
         state.lies_armed = false;
+        state.is_liar = false;
         state.engine = Arc::default();
         state.generation += 1;
         state.boot += 1;
