@@ -9,6 +9,7 @@ use std::{
 };
 
 use kvd_client::{Client, Key, NodeId, Record, ReplicaStatus, ShardId, Topology};
+use kvd_types::{GroupId, limits::META_VOTERS_MAX};
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use turmoil::Sim;
@@ -61,6 +62,8 @@ struct Admin {
     replicas: Vec<(NodeId, ReplicaStatus)>,
     /// How many nodes answered the last look.
     nodes_seen: usize,
+    /// When that look began.
+    looked_from: Duration,
     moves: Vec<(ShardId, NodeId)>,
     reads: Option<Vec<String>>,
     rows: Option<Vec<Option<Record>>>,
@@ -182,6 +185,7 @@ impl Clients {
     }
 
     async fn look(&self, client: &Client) {
+        let looked_from = turmoil::sim_elapsed().unwrap_or_default();
         let Ok(status) = client.status().await else { return };
         let nodes: Vec<NodeId> = status.topology.nodes.iter().map(|node| node.id).collect();
         let asked = nodes.into_iter().map(|node| async move { (node, client.status_of(node).await) });
@@ -197,6 +201,7 @@ impl Clients {
         admin.topology = Some(Arc::new(status.topology));
         admin.replicas = replicas;
         admin.nodes_seen = nodes_seen;
+        admin.looked_from = looked_from;
     }
 
     async fn read(&self, client: &Client, keys: &[String]) {
@@ -290,6 +295,9 @@ impl Clients {
     pub(crate) fn not_whole(&self, shape: Shape, nodes: usize) -> Option<String> {
         let admin = self.admin.lock();
         let Some(topology) = &admin.topology else { return Some("nobody has seen the cluster".to_owned()) };
+        if let Some(why) = admin.meta_not_whole(topology.nodes.len()) {
+            return Some(why);
+        }
         if admin.nodes_seen < topology.nodes.len() || topology.nodes.len() < nodes {
             return Some(format!("{} of {} nodes answer", admin.nodes_seen, topology.nodes.len()));
         }
@@ -323,6 +331,11 @@ impl Clients {
         None
     }
 
+    /// When the last look at the cluster began.
+    pub(crate) fn looked_from(&self) -> Duration {
+        self.admin.lock().looked_from
+    }
+
     /// What keeps the replicas of each shard from being equal, as of the last look; none if nothing does.
     pub(crate) fn not_equal(&self) -> Option<String> {
         let admin = self.admin.lock();
@@ -344,5 +357,19 @@ impl Clients {
             }
         }
         None
+    }
+}
+
+impl Admin {
+    /// What the meta group of so many nodes lacks: each has a replica of it, and the largest odd number of them votes.
+    fn meta_not_whole(&self, nodes: usize) -> Option<String> {
+        let open = || self.replicas.iter().filter(|(_, replica)| replica.group == GroupId::META);
+        let voters = open().filter(|(_, replica)| replica.role != "learner").count();
+        let voters_wanted = (nodes.min(META_VOTERS_MAX).max(1) - 1) | 1;
+        if open().count() < nodes {
+            return Some(format!("{} of {nodes} replicas of the meta group are open", open().count()));
+        }
+        (voters < voters_wanted)
+            .then(|| format!("{voters} of {voters_wanted} replicas of the meta group vote"))
     }
 }

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use kvd_server::config::{Cluster as ClusterConfig, Config, Engine, Raft, Shutdown, Storage, Token};
-use kvd_storage::disk::{Crash, Disk as _, File};
+use kvd_storage::disk::{Crash, Disk as _, SimDisk};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use turmoil::Sim;
 
@@ -95,8 +95,6 @@ struct BadSector {
     at: Duration,
     node: usize,
     generation: u64,
-    path: PathBuf,
-    offset: u64,
 }
 
 /// See the module.
@@ -121,6 +119,8 @@ pub(crate) struct Cluster {
     bad_sectors: Vec<BadSector>,
     /// No more data is destroyed before.
     destroys_from: Duration,
+    /// When a node was last started.
+    last_start: Duration,
     pub(crate) bit_flips: u64,
 }
 
@@ -166,6 +166,7 @@ impl Cluster {
             cycles: BTreeMap::new(),
             bad_sectors: Vec::new(),
             destroys_from: Duration::ZERO,
+            last_start: Duration::ZERO,
             bit_flips: 0,
             nodes,
         };
@@ -245,25 +246,24 @@ impl Cluster {
     }
 
     /// A sector of a node's disk can't be read any more. If that is still so in a while, the disk is replaced.
-    pub(crate) fn spoil(&mut self, node: usize, path: PathBuf, offset: u64) -> std::io::Result<()> {
+    pub(crate) fn spoil(&mut self, node: usize, path: &Path, offset: u64) -> std::io::Result<()> {
         let (generation, disk) = {
             let state = self.cell(node).state.lock();
             (state.generation, state.disk.clone())
         };
-        disk.spoil(&path, offset)?;
+        disk.spoil(path, offset)?;
         let at = self.now() + DISK_REPLACED_AFTER;
-        self.bad_sectors.push(BadSector { at, node, generation, path, offset });
+        self.bad_sectors.push(BadSector { at, node, generation });
         Ok(())
     }
 
     fn replace_bad_disks(&mut self) {
         let now = self.now();
         while let Some(place) = self.bad_sectors.iter().position(|sector| sector.at <= now) {
-            let BadSector { node, generation, path, offset, .. } = self.bad_sectors.swap_remove(place);
+            let BadSector { node, generation, .. } = self.bad_sectors.swap_remove(place);
             let is_bad = {
                 let state = self.cell(node).state.lock();
-                let read = |file: Box<dyn File>| file.read_exact_at(&mut [0], offset).is_err();
-                state.generation == generation && state.disk.open(&path).is_ok_and(read)
+                state.generation == generation && has_bad_sector(&state.disk)
             };
             if is_bad {
                 self.note(format_args!("the disk of node {} is replaced for a bad sector", node + 1));
@@ -274,10 +274,12 @@ impl Cluster {
         }
     }
 
-    /// Asks whether a node's data may be destroyed now. If so, no other's may be until [`Cluster::end_destruction`].
+    /// Asks whether a node's data may be destroyed now: all of it must be there on all others, as seen since the last of
+    /// them was started. If so, no other's may be until [`Cluster::end_destruction`].
     pub(crate) fn begin_destruction(&mut self) -> bool {
         let may = self.now() >= self.destroys_from
             && self.is_settled()
+            && self.clients.looked_from() >= self.last_start
             && self.clients.not_whole(self.shape, self.shape.nodes).is_none();
         if may {
             self.destroys_from = Duration::MAX;
@@ -354,6 +356,7 @@ impl Cluster {
                 Ok(process) => process,
                 Err(error) => unreachable!("a runtime without threads, sockets or files: {error}"),
             };
+            self.last_start = self.now();
             if let Some(place) = self.processes.get_mut(index) {
                 *place = Some(process);
             }
@@ -428,6 +431,14 @@ impl Cluster {
         let waits = !self.restarts.is_empty() || !self.cycles.is_empty() || !self.bad_sectors.is_empty();
         !waits && self.nodes.iter().all(|node| node.is_running())
     }
+}
+
+/// Whether something on a disk can't be read. Where it was found first may have got another name since.
+fn has_bad_sector(disk: &SimDisk) -> bool {
+    disk.files().into_iter().any(|(path, bytes)| {
+        let mut content = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        disk.open(&path).is_ok_and(|file| file.read_exact_at(&mut content, 0).is_err())
+    })
 }
 
 fn config(index: usize, shape: Shape) -> Config {

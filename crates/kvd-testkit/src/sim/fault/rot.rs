@@ -88,7 +88,7 @@ fn decay(cluster: &mut Cluster, node: usize, disk: &SimDisk) -> io::Result<Strin
             Ok(format!("sector at {sector} of {place} holds what was at {at} of {}", from.display()))
         }
         _ => {
-            cluster.spoil(node, path, sector)?;
+            cluster.spoil(node, &path, sector)?;
             Ok(format!("sector at {sector} of {place} can't be read any more"))
         }
     }
