@@ -57,6 +57,8 @@ pub(crate) enum Part {
     Network,
     /// The wall clock.
     Clock,
+    /// The machine beside the others, of which there is one, whoever the victims are.
+    Spare,
 }
 
 /// How many machines a fault is done to.

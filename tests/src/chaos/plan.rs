@@ -19,6 +19,9 @@ const BEGIN_WITHIN_MS: u64 = 3000;
 /// How often another fault is drawn for one that gets into the others' way.
 const DRAWS_MAX: usize = 40;
 
+/// Stands for a machine that is nobody's: whatever claims the one beside the others claims the same.
+const NO_VICTIM: usize = usize::MAX;
+
 /// One fault of a round.
 #[derive(Clone, Debug)]
 pub(crate) struct Strike {
@@ -51,7 +54,8 @@ impl Strike {
 
     fn claims(&self) -> BTreeSet<(usize, Part)> {
         let parts = self.kind.claims;
-        self.victims.iter().flat_map(|&victim| parts.iter().map(move |&part| (victim, part))).collect()
+        let claim = |victim, part| if part == Part::Spare { (NO_VICTIM, part) } else { (victim, part) };
+        self.victims.iter().flat_map(|&victim| parts.iter().map(move |&part| claim(victim, part))).collect()
     }
 }
 
@@ -161,6 +165,7 @@ mod tests {
                 let different: BTreeSet<_> = all.iter().collect();
                 assert_eq!(all.len(), different.len(), "{round:?}");
                 assert!(round.iter().filter(|strike| strike.kind.destroys).count() <= 1, "{round:?}");
+                assert!(round.iter().filter(|strike| strike.kind.name == "clone").count() <= 1, "{round:?}");
                 several += usize::from(round.len() > 1);
             }
         }

@@ -9,7 +9,7 @@ use crate::chaos::{command::line, health, world::World};
 pub(super) const CLONE: Kind = Kind {
     name: "clone",
     right: "one of the two is refused and stops; the healthy one goes on",
-    claims: &[Part::Disk, Part::Process],
+    claims: &[Part::Disk, Part::Process, Part::Spare],
     lasts_ms: 1000..=2000,
     make: |victims, _| Box::new(Clone { victim: victims[0] }),
     ..USUAL
