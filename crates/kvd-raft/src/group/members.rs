@@ -30,8 +30,8 @@ pub struct Members {
     pub voters: BTreeMap<ReplicaId, NodeId>,
     /// The others.
     pub learners: BTreeMap<ReplicaId, NodeId>,
-    /// A change is under way: two sets of voters hold at once.
-    pub changing: bool,
+    /// What a change that is under way leads to: two sets of voters hold at once, and these are the new ones.
+    pub changing_to: Option<BTreeSet<ReplicaId>>,
     /// How far each member's log is known to match; only a leader knows.
     matching: BTreeMap<ReplicaId, Option<LogIndex>>,
     /// The members that have answered a heartbeat within an election timeout; only a leader knows.
@@ -70,6 +70,10 @@ impl Group {
             .iter()
             .flatten()
             .map(|(&id, matching)| (id, matching.as_ref().map(|log_id| LogIndex(log_id.index()))));
+        let changing_to = match membership.get_joint_config().as_slice() {
+            [] | [_] => None,
+            [.., last] => Some(last.clone()),
+        };
         let patience = self.0.timing.election_timeout_max;
         let heard_lately = |acked: &Option<SerdeInstant<TokioInstant>>| {
             acked.as_ref().is_some_and(|acked| acked.elapsed() <= patience)
@@ -86,7 +90,7 @@ impl Group {
             alive,
             voters,
             learners,
-            changing: membership.get_joint_config().len() > 1,
+            changing_to,
             matching: matching.collect(),
             last_log_index: metrics.last_log_index.map(LogIndex),
             decided_by: *metrics.membership_config.log_id(),

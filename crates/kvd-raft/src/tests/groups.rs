@@ -1,6 +1,6 @@
 //! What a group promises, one claim a test.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -11,7 +11,7 @@ use kvd_types::{
 };
 
 use super::harness::{self, GROUP, Network, Node, leader, put, put_many, until, value};
-use crate::{DrainOptions, Fault, OpenError, Role};
+use crate::{DrainOptions, Fault, Group, OpenError, Role};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_becomes_few_entries_and_every_replica_applies_them_alike() {
@@ -61,6 +61,61 @@ async fn a_replica_that_was_opened_knows_of_no_leader_until_one_has_spoken() {
     assert_eq!(follower.leadership().leader, None, "it remembers one, and has heard of none");
     network.mend(id);
     until("it hears of the leader", || follower.leadership().leader.is_some()).await;
+}
+
+/// Begins a change of voters, and dies between its two steps. False: it was too quick, and is done.
+async fn leave_half_done(group: &Group, wanted: &BTreeSet<ReplicaId>) -> bool {
+    let looked_at = group.members();
+    {
+        let changing = std::pin::pin!(group.change_voters(&looked_at, wanted.clone()));
+        let begun = async {
+            while group.members().changing_to.is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = begun => {}
+            ended = changing => ended.unwrap(),
+        }
+    }
+    until("what was begun is applied", || {
+        let status = group.status();
+        status.last_log_index.is_some() && status.applied_index == status.last_log_index
+    })
+    .await;
+    group.members().changing_to.is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_voters_that_nobody_ended_is_ended_as_it_was_begun() {
+    let (network, nodes, mut groups) = harness::three().await;
+    let late = Node::new(4, &network);
+    groups.push(late.open().await);
+    let (place, group) = leader(&groups).await;
+    group.add_learner(late.replica()).await.unwrap();
+    until("the newcomer has caught up", || group.members().is_caught_up(ReplicaId(4))).await;
+
+    let leaves = nodes[(place + 1) % 3].replica().id;
+    let others = (1..=4).map(ReplicaId).filter(|id| *id != leaves);
+    let wanted: BTreeSet<ReplicaId> = others.collect();
+    let before: BTreeSet<ReplicaId> = group.members().voters.into_keys().collect();
+    let mut tries = 0;
+    while !leave_half_done(&group, &wanted).await {
+        tries += 1;
+        assert!(tries < 50, "the change is always too quick");
+        group.change_voters(&group.members(), before.clone()).await.unwrap();
+    }
+    assert_eq!(group.members().changing_to, Some(wanted.clone()));
+
+    let unknown = [ReplicaId(5), ReplicaId(4)].into_iter().chain([group.replica()]).collect();
+    group.change_voters(&group.members(), unknown).await.expect_err("nobody has heard of replica 5");
+    let begun = group.members().changing_to.expect("it is still half done");
+    group.change_voters(&group.members(), begun).await.unwrap();
+    let members = group.members();
+    assert_eq!(members.changing_to, None);
+    assert_eq!(members.voters.keys().copied().collect::<BTreeSet<_>>(), wanted);
+    group.propose(put("key", "value")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

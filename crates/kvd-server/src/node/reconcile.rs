@@ -303,9 +303,10 @@ impl Node {
     async fn change_members(&self, group: &Group, placement: &Placement) -> Result<bool> {
         let members = group.members();
         let voters: BTreeSet<ReplicaId> = placement.voters.iter().map(|replica| replica.id).collect();
-        if members.changing {
-            // Whoever began the change may not have lived to end it.
-            group.change_voters(&members, voters).await?;
+        if let Some(begun) = &members.changing_to {
+            // Whoever began the change may not have lived to end it. It is ended as it was begun, wherever replicas are to be
+            // by now: one that has been placed since is not even a learner.
+            group.change_voters(&members, begun.clone()).await?;
             return Ok(true);
         }
         let is_member =

@@ -213,7 +213,7 @@ impl Cluster {
                     open.is_some_and(|open| {
                         let members = open.members();
                         open.leadership().is_self
-                            && !members.changing
+                            && members.changing_to.is_none()
                             && members.learners.is_empty()
                             && members.voters.keys().copied().collect::<BTreeSet<_>>() == voters
                     })
