@@ -365,7 +365,7 @@ impl Admin {
     fn meta_not_whole(&self, nodes: usize) -> Option<String> {
         let open = || self.replicas.iter().filter(|(_, replica)| replica.group == GroupId::META);
         let voters = open().filter(|(_, replica)| replica.role != "learner").count();
-        let voters_wanted = (nodes.min(META_VOTERS_MAX).max(1) - 1) | 1;
+        let voters_wanted = (nodes.clamp(1, META_VOTERS_MAX) - 1) | 1;
         if open().count() < nodes {
             return Some(format!("{} of {nodes} replicas of the meta group are open", open().count()));
         }
