@@ -10,6 +10,9 @@
 //! durably, and the node stops. The next start finds the note and puts the whole directory aside, as one that can't be
 //! opened at all: what it holds is in log and checkpoints too, from which all replicas are rebuilt.
 //!
+//! Rot can also make a call go on for ever. Such a call is found by what it uses of the processor ([`calls`]), noted in the
+//! same way, and the process ends at once: the thread can't be stopped, and what was acknowledged is in the log.
+//!
 //! # What it deliberately does not do
 //! It does not take a full disk for damage: the rows are good, and rebuilding would need even more room.
 
@@ -25,11 +28,16 @@ use bytes::Bytes;
 use kvd_storage::engine::{Batch, Engine, MemoryEngine, Rows, SledEngine, SledOptions, Tree};
 use kvd_types::{Error, Result};
 
+use self::calls::Calls;
 use super::disk::refuse;
 use crate::config;
 
+mod calls;
+
 /// The note in a damaged engine's directory: why it is not to be opened any more.
 const NOTE: &str = "DAMAGED";
+/// Of a process that ends for a call that does not come back: that of any failure.
+const EXIT_CODE: i32 = 1;
 
 /// The damage that was met, if any.
 #[derive(Debug)]
@@ -47,15 +55,19 @@ impl Damage {
     /// Looks at an error on its way to the caller.
     fn see(&self, error: kvd_storage::Error) -> kvd_storage::Error {
         if speaks_of_damage(&error) {
-            self.what.get_or_init(|| {
-                let what = error.to_string();
-                if let Err(io) = self.note(&what) {
-                    tracing::error!(dir = %self.dir.display(), error = %io, "the engine's damage can't be noted");
-                }
-                what
-            });
+            self.meet(&error.to_string());
         }
         error
+    }
+
+    /// Notes damage, if it is the first that was met.
+    fn meet(&self, what: &str) {
+        self.what.get_or_init(|| {
+            if let Err(io) = self.note(what) {
+                tracing::error!(dir = %self.dir.display(), error = %io, "the engine's damage can't be noted");
+            }
+            what.to_owned()
+        });
     }
 
     fn note(&self, what: &str) -> io::Result<()> {
@@ -114,7 +126,23 @@ pub(super) fn open(
             SledEngine::open(dir, options).map_err(refuse)?
         }
     };
-    Ok((Arc::new(WatchedEngine { engine: Arc::new(engine), damage: Arc::clone(&damage) }), damage))
+    let calls = Calls::new();
+    let met = Arc::clone(&damage);
+    calls.watch(move |what| end_process(&met, what)).map_err(|error| Error::internal(error.to_string()))?;
+    let engine = Arc::new(engine);
+    Ok((Arc::new(WatchedEngine { engine, damage: Arc::clone(&damage), calls }), damage))
+}
+
+/// Notes the damage behind a call that does not come back, and ends the process, for nothing else ends the call.
+#[expect(clippy::exit, reason = "no error can be returned from a call that does not return")]
+fn end_process(damage: &Damage, what: &str) {
+    damage.meet(what);
+    tracing::error!(
+        dir = %damage.dir.display(),
+        what,
+        "the engine's files are damaged, and the node ends at once. Start it again: it rebuilds them from its checkpoints and log"
+    );
+    std::process::exit(EXIT_CODE);
 }
 
 fn put_aside(dir: &Path, why: &str) -> Result<()> {
@@ -135,12 +163,14 @@ fn put_aside(dir: &Path, why: &str) -> Result<()> {
 struct WatchedEngine {
     engine: Arc<dyn Engine>,
     damage: Arc<Damage>,
+    calls: Arc<Calls>,
 }
 
 impl Engine for WatchedEngine {
     fn tree(&self, name: &str) -> kvd_storage::Result<Arc<dyn Tree>> {
         let tree = self.engine.tree(name).map_err(|error| self.damage.see(error))?;
-        Ok(Arc::new(WatchedTree { tree, damage: Arc::clone(&self.damage) }))
+        let (damage, calls) = (Arc::clone(&self.damage), Arc::clone(&self.calls));
+        Ok(Arc::new(WatchedTree { tree, damage, calls }))
     }
 
     fn tree_names(&self) -> kvd_storage::Result<Vec<String>> {
@@ -157,19 +187,27 @@ impl Engine for WatchedEngine {
 struct WatchedTree {
     tree: Arc<dyn Tree>,
     damage: Arc<Damage>,
+    calls: Arc<Calls>,
 }
 
 impl Tree for WatchedTree {
     fn get(&self, key: &[u8]) -> kvd_storage::Result<Option<Bytes>> {
+        let _call = self.calls.begin();
         self.tree.get(key).map_err(|error| self.damage.see(error))
     }
 
     fn apply(&self, batch: Batch) -> kvd_storage::Result<()> {
+        let _call = self.calls.begin();
         self.tree.apply(batch).map_err(|error| self.damage.see(error))
     }
 
     fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'a> {
-        Box::new(self.tree.scan(start, end).map(|row| row.map_err(|error| self.damage.see(error))))
+        let mut rows = self.tree.scan(start, end);
+        let next = move || {
+            let _call = self.calls.begin();
+            rows.next()
+        };
+        Box::new(std::iter::from_fn(next).map(|row| row.map_err(|error| self.damage.see(error))))
     }
 
     fn clear(&self) -> kvd_storage::Result<()> {
@@ -229,7 +267,8 @@ mod tests {
     fn noted(kind: io::ErrorKind, call: impl FnOnce(&dyn Engine)) -> (bool, Option<String>) {
         let dir = tempfile::tempdir().unwrap();
         let damage = Arc::new(Damage { dir: dir.path().to_owned(), what: OnceLock::new() });
-        call(&WatchedEngine { engine: Arc::new(Failing(kind)), damage: Arc::clone(&damage) });
+        let engine = Arc::new(Failing(kind));
+        call(&WatchedEngine { engine, damage: Arc::clone(&damage), calls: Calls::new() });
         (damage.what().is_some(), fs::read_to_string(dir.path().join(NOTE)).ok())
     }
 
