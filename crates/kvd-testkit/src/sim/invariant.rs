@@ -57,6 +57,11 @@ pub(crate) trait Invariant: Send {
         let _ = node;
     }
 
+    /// A replica takes up a state, which may be none: what it had applied before in this process is gone.
+    fn opened(&mut self, node: usize, replica: ReplicaId) {
+        let _ = (node, replica);
+    }
+
     /// A replica has applied something.
     ///
     /// # Errors

@@ -148,6 +148,11 @@ struct NodeObserver {
 
 impl Observer for NodeObserver {
     fn taken_up(&self, group: GroupId, replica: ReplicaId, machine: &Machine) {
+        // What the process had applied before to rows that it has given up counts no more.
+        self.witness.0.lock().check(|invariant| {
+            invariant.opened(self.node, replica);
+            Ok(())
+        });
         self.see(group, replica, machine, true);
     }
 

@@ -18,6 +18,10 @@ impl Invariant for AppliedInOrder {
         self.0.retain(|&(owner, _), _| owner != node);
     }
 
+    fn opened(&mut self, node: usize, replica: ReplicaId) {
+        self.0.remove(&(node, replica));
+    }
+
     fn applied(&mut self, applied: &Applied) -> Result<(), String> {
         let before = self.0.insert((applied.node, applied.replica), applied.index);
         let follows = match before {

@@ -22,6 +22,10 @@ impl Invariant for NeverAhead {
         self.0.retain(|&(owner, _), _| owner != node);
     }
 
+    fn opened(&mut self, node: usize, replica: ReplicaId) {
+        self.0.remove(&(node, replica));
+    }
+
     fn applied(&mut self, applied: &Applied) -> Result<(), String> {
         self.0.insert((applied.node, applied.replica), applied.index);
         Ok(())

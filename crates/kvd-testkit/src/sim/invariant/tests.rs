@@ -39,6 +39,11 @@ fn an_entry_that_is_skipped_or_applied_again_is_refused() {
     invariant.applied(&applied(1, 7, 3)).unwrap_err();
     invariant.applied(&Applied { is_taken_up: true, ..applied(1, 7, 9) }).unwrap();
     invariant.applied(&applied(1, 7, 10)).unwrap();
+    // Its rows were damaged, and are made anew by the same process.
+    invariant.opened(0, ReplicaId(7));
+    invariant.applied(&applied(1, 7, 11)).unwrap_err();
+    invariant.opened(0, ReplicaId(7));
+    invariant.applied(&applied(1, 7, 0)).unwrap();
 }
 
 #[test]
