@@ -1,7 +1,8 @@
 //! The gRPC transport between nodes.
 //!
 //! One connection per peer and lane carries frames, each with whatever messages were waiting, of many groups; answers
-//! come back out of order, paired by call id. A checkpoint has a connection of its own.
+//! come back out of order, paired by call id. A checkpoint has a connection of its own. Of the connections that a caller has
+//! opened for a lane only the latest is served: what an earlier one still brings must not overtake it ([`fence`]).
 //!
 //! Every call carries a [`Handshake`] in its metadata: which cluster it belongs to, who calls, which start of that node,
 //! and for whom it is meant. The receiver's [`PeerHandler`] refuses what is not for it, so that a cloned disk, an old copy
@@ -13,6 +14,7 @@
 //! served at once per lane, further frames wait in the connection's window.
 
 mod client;
+mod fence;
 mod handshake;
 mod server;
 

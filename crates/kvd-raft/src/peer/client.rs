@@ -1,6 +1,14 @@
 //! The calling side.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use kvd_proto::{
@@ -21,7 +29,9 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_MESSAGES_MAX, Handshake, QUEUE_MAX};
+use super::{
+    FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_MESSAGES_MAX, Handshake, QUEUE_MAX, fence::LaneNumber,
+};
 use crate::{
     blocking::Blocking,
     transport::{CallError, Lane, Transport},
@@ -107,6 +117,8 @@ struct Shared {
     dialer: Dialer,
     blocking: Blocking,
     lanes: Mutex<BTreeMap<(NodeId, Lane), mpsc::Sender<Call>>>,
+    /// The number of the next lane that is opened.
+    next_lane: AtomicU64,
     /// How many lanes to a node are open.
     connected: Mutex<BTreeMap<NodeId, usize>>,
 }
@@ -134,6 +146,7 @@ impl PeerNetwork {
             dialer,
             blocking,
             lanes: Mutex::default(),
+            next_lane: AtomicU64::new(0),
             connected: Mutex::default(),
         }))
     }
@@ -150,7 +163,7 @@ impl PeerNetwork {
         let queue = lanes.entry((to, lane)).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(QUEUE_MAX);
             // Weak, so that the lanes end when the transport is dropped.
-            tokio::spawn(LaneTask { shared: Arc::downgrade(&self.0), to, calls: receiver }.run());
+            tokio::spawn(LaneTask { shared: Arc::downgrade(&self.0), to, lane, calls: receiver }.run());
             sender
         });
         queue.try_send(call).map_err(|refused| {
@@ -256,10 +269,12 @@ impl Shared {
     async fn open_lane(
         &self,
         to: NodeId,
+        lane: Lane,
     ) -> Result<(mpsc::Sender<p::Frame>, Streaming<p::Frame>), CallError> {
         let mut client = self.client(to).await?;
         let (frames, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
-        let request = self.request(to, ReceiverStream::new(outgoing))?;
+        let mut request = self.request(to, ReceiverStream::new(outgoing))?;
+        LaneNumber::new(lane, self.next_lane.fetch_add(1, Ordering::Relaxed)).write(request.metadata_mut());
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, client.lane(request)).await;
         match opened {
             Ok(Ok(response)) => {
@@ -279,6 +294,7 @@ impl Shared {
 struct LaneTask {
     shared: std::sync::Weak<Shared>,
     to: NodeId,
+    lane: Lane,
     calls: mpsc::Receiver<Call>,
 }
 
@@ -286,7 +302,7 @@ impl LaneTask {
     async fn run(mut self) {
         while let Some(first) = self.calls.recv().await {
             let Some(shared) = self.shared.upgrade() else { return };
-            match shared.open_lane(self.to).await {
+            match shared.open_lane(self.to, self.lane).await {
                 Ok((frames, answers)) => {
                     *shared.connected.lock().entry(self.to).or_default() += 1;
                     drop(shared);

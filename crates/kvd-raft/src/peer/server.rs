@@ -19,9 +19,12 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
-use super::{CALLS_PER_LANE_MAX, FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_MESSAGES_MAX, Handshake};
+use super::{
+    CALLS_PER_LANE_MAX, FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_MESSAGES_MAX, Handshake,
+    fence::{Fence, LaneNumber},
+};
 use crate::group::Group;
 
 /// Frames of answers that may wait in a connection.
@@ -64,19 +67,32 @@ pub trait PeerHandler: Send + Sync + 'static {
 pub struct PeerService<H> {
     handler: Arc<H>,
     serving: CancellationToken,
+    fence: Fence,
 }
 
 impl<H: PeerHandler> PeerService<H> {
     /// The service, to be added to a tonic server. Its lanes end when `serving` is cancelled.
     #[must_use]
     pub fn server(handler: Arc<H>, serving: CancellationToken) -> PeerServer<Self> {
-        PeerServer::new(Self { handler, serving }).max_decoding_message_size(FRAME_BYTES_MAX)
+        PeerServer::new(Self { handler, serving, fence: Fence::default() })
+            .max_decoding_message_size(FRAME_BYTES_MAX)
     }
 
     fn admit<T>(&self, request: &Request<T>) -> Result<CancellationToken, Status> {
         Handshake::read(request.metadata())
             .and_then(|caller| self.handler.admit(&caller))
             .map_err(|error| to_status(&error))
+    }
+
+    /// Ends a caller's earlier lane of the same kind. The lane that is opened ends with the token.
+    fn open(&self, metadata: &MetadataMap) -> Result<CancellationToken> {
+        match LaneNumber::read(metadata) {
+            Some(lane) => {
+                let caller = Handshake::read(metadata)?;
+                self.fence.open(caller.from, caller.incarnation, lane)
+            }
+            None => Ok(CancellationToken::new()),
+        }
     }
 }
 
@@ -103,10 +119,12 @@ impl<H: PeerHandler> Peer for PeerService<H> {
         request: Request<Streaming<p::Frame>>,
     ) -> Result<Response<Self::LaneStream>, Status> {
         let admitted = self.admit(&request)?;
+        let overtaken = self.open(request.metadata()).map_err(|error| to_status(&error))?;
         let (frames, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
         let lane = serve_lane(Arc::clone(&self.handler), request.into_inner(), frames);
         let serving = self.serving.clone();
-        tokio::spawn(async move { serving.run_until_cancelled(admitted.run_until_cancelled(lane)).await });
+        let lane = async move { admitted.run_until_cancelled(overtaken.run_until_cancelled(lane)).await };
+        tokio::spawn(async move { serving.run_until_cancelled(lane).await });
         let mut response = Response::new(ReceiverStream::new(outgoing).boxed());
         let written = self.handler.introduce().write(response.metadata_mut());
         written.map_err(|error| to_status(&error))?;
