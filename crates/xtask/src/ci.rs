@@ -73,6 +73,20 @@ const STEPS: &[Step] = &[
         environment: &[],
     },
     Step {
+        name: "tests of the simulator",
+        arguments: &[
+            "test",
+            "--package",
+            "kvd-testkit",
+            "--features",
+            "simulation",
+            "--lib",
+            "--locked",
+            "sim::",
+        ],
+        environment: &[],
+    },
+    Step {
         name: "documentation",
         arguments: &["doc", "--workspace", "--no-deps", "--locked"],
         environment: &[("RUSTDOCFLAGS", "-D warnings")],
