@@ -8,9 +8,10 @@
 //!
 //! # The approach
 //! All nodes, clients and the network between them live in one thread of one process, on turmoil, whose clock jumps from
-//! event to event. Each node's process has a runtime of its own, so that it can be paused ([`process`]). A node is the real one on a platform of ours: its network, disk, engine, clock and chance are simulated,
-//! its log is written when the simulation says so, and what would wait for the disk on another thread is done in place.
-//! Faults overlap, drawn from the seed: see [`fault`].
+//! event to event. Each node's process has a runtime of its own, so that it can be paused ([`process`]). A node is the real
+//! one on a platform of ours: its network, disk, engine, clock and chance are simulated, its log is written when the
+//! simulation says so, and what would wait for the disk on another thread is done in place. Faults overlap, drawn from the
+//! seed: see [`fault`].
 //!
 //! A run has phases. The cluster forms; then faults rain on it while clients work, and nothing that was promised may be
 //! broken; then all faults end, and within a bounded time the cluster must be whole, every client must get on and all replicas must be

@@ -19,7 +19,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     CALLS_PER_LANE_MAX, FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_MESSAGES_MAX, Handshake,
@@ -78,21 +78,10 @@ impl<H: PeerHandler> PeerService<H> {
             .max_decoding_message_size(FRAME_BYTES_MAX)
     }
 
-    fn admit<T>(&self, request: &Request<T>) -> Result<CancellationToken, Status> {
+    fn admit<T>(&self, request: &Request<T>) -> Result<(Handshake, CancellationToken), Status> {
         Handshake::read(request.metadata())
-            .and_then(|caller| self.handler.admit(&caller))
+            .and_then(|caller| self.handler.admit(&caller).map(|admitted| (caller, admitted)))
             .map_err(|error| to_status(&error))
-    }
-
-    /// Ends a caller's earlier lane of the same kind. The lane that is opened ends with the token.
-    fn open(&self, metadata: &MetadataMap) -> Result<CancellationToken> {
-        match LaneNumber::read(metadata) {
-            Some(lane) => {
-                let caller = Handshake::read(metadata)?;
-                self.fence.open(caller.from, caller.incarnation, lane)
-            }
-            None => Ok(CancellationToken::new()),
-        }
     }
 }
 
@@ -118,13 +107,21 @@ impl<H: PeerHandler> Peer for PeerService<H> {
         &self,
         request: Request<Streaming<p::Frame>>,
     ) -> Result<Response<Self::LaneStream>, Status> {
-        let admitted = self.admit(&request)?;
-        let overtaken = self.open(request.metadata()).map_err(|error| to_status(&error))?;
+        let (caller, admitted) = self.admit(&request)?;
+        let turn = LaneNumber::read(request.metadata())
+            .map(|lane| self.fence.open(caller.from, caller.incarnation, lane))
+            .transpose()
+            .map_err(|error| to_status(&error))?;
         let (frames, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
         let lane = serve_lane(Arc::clone(&self.handler), request.into_inner(), frames);
         let serving = self.serving.clone();
-        let lane = async move { admitted.run_until_cancelled(overtaken.run_until_cancelled(lane)).await };
-        tokio::spawn(async move { serving.run_until_cancelled(lane).await });
+        let lane = async move {
+            match turn {
+                Some(turn) => turn.serve(lane).await,
+                None => lane.await,
+            }
+        };
+        tokio::spawn(async move { serving.run_until_cancelled(admitted.run_until_cancelled(lane)).await });
         let mut response = Response::new(ReceiverStream::new(outgoing).boxed());
         let written = self.handler.introduce().write(response.metadata_mut());
         written.map_err(|error| to_status(&error))?;
