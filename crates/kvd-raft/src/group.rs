@@ -203,6 +203,8 @@ struct Inner {
     /// Whether a leader has spoken since this replica was opened.
     heard: watch::Sender<bool>,
     timing: Timing,
+    /// Holds a token for each checkpoint that is on its way to another replica.
+    sending: TaskTracker,
     cancelled: CancellationToken,
     tasks: TaskTracker,
 }
@@ -240,10 +242,12 @@ impl Group {
         if lacks_checkpoint {
             open::write_lacking_checkpoint(&state).await?;
         }
+        let sending = TaskTracker::new();
         let network = NetworkFactory {
             group,
             replica,
             transport,
+            sending: sending.clone(),
             options: NetworkOptions {
                 append_patience: timing.election_timeout_max,
                 control_patience: timing.election_timeout_min,
@@ -298,6 +302,7 @@ impl Group {
             leadership,
             heard,
             timing,
+            sending,
             cancelled,
             tasks,
         })))
@@ -404,7 +409,7 @@ impl Group {
         self.0.log.retained_bytes()
     }
 
-    /// Bytes of the node's whole log that can't be used again until this replica takes a checkpoint.
+    /// Bytes of the node's whole log that can be used again once this replica takes a checkpoint.
     #[must_use]
     pub fn pinned_log_bytes(&self) -> u64 {
         self.0.log.pinned_bytes()
@@ -429,6 +434,13 @@ impl Group {
     pub fn lacks_checkpoint(&self) -> bool {
         let purged = self.0.log.state().purged.map(|purged| purged.index.get());
         purged.is_some() && self.metrics().snapshot.map(|snapshot| snapshot.index()) < purged
+    }
+
+    /// Whether a checkpoint is on its way to another replica. One that is taken meanwhile purges what that replica needs
+    /// next, so that it has to be sent another.
+    #[must_use]
+    pub fn sends_checkpoint(&self) -> bool {
+        !self.0.sending.is_empty()
     }
 
     /// Takes a checkpoint, and has the log purged up to it.

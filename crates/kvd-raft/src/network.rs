@@ -23,6 +23,8 @@ use openraft::{
     },
 };
 
+use tokio_util::task::TaskTracker;
+
 use crate::{
     codec,
     transport::{CallError, Lane, Transport},
@@ -47,6 +49,8 @@ pub(crate) struct NetworkFactory {
     pub(crate) replica: ReplicaId,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) options: NetworkOptions,
+    /// Holds a token for each checkpoint that is on its way.
+    pub(crate) sending: TaskTracker,
 }
 
 impl NetworkFactory {
@@ -59,6 +63,7 @@ impl NetworkFactory {
             lane,
             transport: Arc::clone(&self.transport),
             options: self.options,
+            sending: self.sending.clone(),
         }
     }
 }
@@ -84,6 +89,7 @@ pub(crate) struct Network {
     lane: Lane,
     transport: Arc<dyn Transport>,
     options: NetworkOptions,
+    sending: TaskTracker,
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -206,6 +212,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             size_bytes: snapshot.snapshot.size_bytes(),
             meta: Some(codec::snapshot_meta_to_wire(&snapshot.meta)),
         };
+        let _token = self.sending.token();
         let sent = self.transport.send_checkpoint(self.node, header, snapshot.snapshot);
         tokio::select! {
             closed = cancel => Err(closed.into()),

@@ -51,6 +51,7 @@ use crate::{
 };
 
 mod bootstrap;
+mod checkpoints;
 mod disk;
 mod engine;
 mod forwarded;

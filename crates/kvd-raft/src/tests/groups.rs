@@ -117,7 +117,7 @@ async fn a_change_of_voters_that_nobody_ended_is_ended_as_it_was_begun() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_lets_go_of_the_log_and_brings_up_a_replica_that_missed_everything() {
-    let (_network, mut nodes, mut groups) = harness::three().await;
+    let (network, mut nodes, mut groups) = harness::three().await;
     leader(&groups).await;
     let late = groups.remove(2);
     let mut late_node = nodes.remove(2);
@@ -130,10 +130,14 @@ async fn a_checkpoint_lets_go_of_the_log_and_brings_up_a_replica_that_missed_eve
         until("it is noted", || group.status().checkpoint_index >= applied && !group.lacks_checkpoint())
             .await;
     }
-    until("the log is purged right up to the checkpoint", || group.pinned_log_bytes() == 0).await;
+    until("the log is purged right up to the checkpoint", || group.log_bytes() == 0).await;
 
     // Nothing but the checkpoint can bring it up.
+    assert!(!group.sends_checkpoint());
+    network.hold_checkpoints(true);
     let late = late_node.open().await;
+    until("the checkpoint is on its way", || group.sends_checkpoint()).await;
+    network.hold_checkpoints(false);
     until("it has caught up", || {
         late.status().digest.is_some_and(|digest| Some(digest) == group.status().digest)
     })
@@ -142,6 +146,7 @@ async fn a_checkpoint_lets_go_of_the_log_and_brings_up_a_replica_that_missed_eve
     until("it says that it was sent a checkpoint", || late.status().checkpoint_index.is_some()).await;
     group.propose(put("after", "that")).await.unwrap();
     until("it follows the log again", || value(&late, "after").is_some()).await;
+    assert!(!group.sends_checkpoint());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,7 +336,7 @@ async fn a_replica_whose_newest_checkpoint_has_rotted_starts_with_another() {
         until("it is noted", || group.status().checkpoint_index >= applied && !group.lacks_checkpoint())
             .await;
     }
-    until("the log is purged right up to the checkpoint", || group.pinned_log_bytes() == 0).await;
+    until("the log is purged right up to the checkpoint", || group.log_bytes() == 0).await;
     let purged = group.status().checkpoint_index;
     let node = &mut nodes[place];
     kvd_storage::engine::Engine::flush(node.engine.as_ref()).unwrap();

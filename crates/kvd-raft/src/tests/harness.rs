@@ -25,6 +25,7 @@ use kvd_types::{
 };
 use parking_lot::Mutex;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::{CallError, DrainOptions, Group, Lane, OpenError, Parts, Timing, Transport, clock::SystemClock};
 
@@ -40,6 +41,7 @@ pub(super) struct Network(Arc<Mutex<Reachable>>);
 struct Reachable {
     groups: BTreeMap<NodeId, Group>,
     cut_off: BTreeSet<NodeId>,
+    checkpoints_held: watch::Sender<bool>,
 }
 
 impl Network {
@@ -49,6 +51,11 @@ impl Network {
 
     pub(super) fn mend(&self, node: u64) {
         self.0.lock().cut_off.remove(&NodeId(node));
+    }
+
+    /// Checkpoints are on their way until they are let go.
+    pub(super) fn hold_checkpoints(&self, held: bool) {
+        self.0.lock().checkpoints_held.send_replace(held);
     }
 
     fn reach(&self, from: NodeId, to: NodeId) -> Result<Group, CallError> {
@@ -107,7 +114,9 @@ impl Transport for Link {
         checkpoint: Checkpoint,
     ) -> BoxFuture<'static, Result<p::SendCheckpointResponse, CallError>> {
         let group = self.network.reach(self.node, to);
+        let mut held = self.network.0.lock().checkpoints_held.subscribe();
         async move {
+            held.wait_for(|held| !held).await.unwrap();
             let mut pieces = Vec::new();
             let mut offset = 0;
             while offset < checkpoint.size_bytes() {

@@ -25,11 +25,12 @@ use kvd_types::{
     cluster::{MetaCommand, MetaOutcome, NodeState, Placement, Replica},
     limits::META_VOTERS_MAX,
 };
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Node,
-    hand_over::{HandOvers, HandedOver, Situation, backed_off},
+    checkpoints::Checkpoints,
+    hand_over::{HandOvers, HandedOver, Situation},
     route::Routing,
 };
 
@@ -42,14 +43,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(3);
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a change of the cluster may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(3);
-/// After a checkpoint that could not be written the next one is tried after so long, and twice as long after each further
-/// failure…
-const CHECKPOINT_PAUSE: Duration = Duration::from_secs(2);
-/// …up to this: a full disk is not asked for room all the time.
-const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How many times a shard's share of the log a replica with few entries may keep from being used again.
-const PINNED_LOG_FACTOR: u64 = 4;
-
 /// What a node remembers between two looks.
 #[derive(Default)]
 pub(super) struct Reconciler {
@@ -57,11 +50,8 @@ pub(super) struct Reconciler {
     leads_since: BTreeMap<GroupId, (Term, Instant)>,
     /// The hand-overs that have failed.
     hand_overs: HandOvers,
-    /// The checkpoint that is being taken; whether it was.
-    checkpoint: Option<JoinHandle<bool>>,
-    /// After checkpoints that could not be written: how many in a row, and when the next one is tried.
-    checkpoint_failures: u32,
-    checkpoint_at: Option<Instant>,
+    /// The checkpoints.
+    checkpoints: Checkpoints,
 }
 
 impl Node {
@@ -89,7 +79,7 @@ impl Node {
         self.learn(state)?;
         self.mend(state).await?;
         self.open_placed(state).await?;
-        self.take_checkpoints(reconciler).await?;
+        self.take_checkpoints(&mut reconciler.checkpoints).await?;
         self.trust_state().await?;
         if !self.is_announced() {
             // The state may be history: what it says of others was true once, and may be acted on no more.
@@ -398,49 +388,6 @@ impl Node {
             MetaOutcome::Refused(why) => tracing::warn!(?command, why, "a change of the cluster was refused"),
             outcome => tracing::info!(?command, ?outcome, "the cluster was changed"),
         }
-        Ok(())
-    }
-
-    /// Takes one checkpoint at a time, of the group that needs it most.
-    async fn take_checkpoints(&self, reconciler: &mut Reconciler) -> Result<()> {
-        if reconciler.checkpoint.as_ref().is_some_and(|taking| !taking.is_finished()) {
-            return Ok(());
-        }
-        if let Some(ended) = reconciler.checkpoint.take() {
-            if ended.await.unwrap_or(false) {
-                reconciler.checkpoint_failures = 0;
-                reconciler.checkpoint_at = None;
-            } else {
-                let failures = reconciler.checkpoint_failures;
-                let pause = backed_off(CHECKPOINT_PAUSE, failures, CHECKPOINT_PAUSE_MAX);
-                reconciler.checkpoint_failures = failures.saturating_add(1);
-                reconciler.checkpoint_at = Some(Instant::now() + pause);
-            }
-        }
-        if reconciler.checkpoint_at.is_some_and(|at| Instant::now() < at) {
-            return Ok(());
-        }
-        let bound = self.config.storage.checkpoint_log_bytes;
-        let need = |group: &Group| {
-            if group.lacks_checkpoint() {
-                return u64::MAX;
-            }
-            // An idle group holds as much of the shared log as its oldest entry is old.
-            let bytes = group.log_bytes().max(group.pinned_log_bytes() / PINNED_LOG_FACTOR);
-            if group.is_ahead_of_checkpoint() { bytes } else { 0 }
-        };
-        let groups = self.replicas()?.all().into_iter().map(|group| (need(&group), group));
-        let neediest = groups.max_by_key(|(need, _)| *need).filter(|(need, _)| *need > bound);
-        reconciler.checkpoint = neediest.map(|(_, group)| {
-            tokio::spawn(async move {
-                let taken = group.checkpoint().await;
-                match &taken {
-                    Ok(()) => tracing::debug!(group = %group.id(), "checkpoint taken"),
-                    Err(error) => tracing::warn!(group = %group.id(), %error, "no checkpoint was taken"),
-                }
-                taken.is_ok()
-            })
-        });
         Ok(())
     }
 }

@@ -98,12 +98,14 @@ impl ReplicaLog {
     }
 
     /// Bytes of the whole log that can't be used again until this replica purges: all segments from its oldest entry
-    /// on. Even a replica with few entries can hold much of it, so a checkpoint and a purge are due when this grows
-    /// large, too.
+    /// on, but for the one that is being written, which no purge frees. Even a replica with few entries can hold much of
+    /// the log, so a checkpoint and a purge are due when this grows large, too.
     #[must_use]
     pub fn pinned_bytes(&self) -> u64 {
         let oldest = self.replica.memory.lock().oldest_location();
-        oldest.map_or(0, |oldest| self.shared.bytes_from(oldest.segment))
+        oldest.map_or(0, |oldest| {
+            self.shared.bytes_from(oldest.segment).saturating_sub(self.shared.segment_bytes)
+        })
     }
 
     /// Adds entries. They can be read when this returns; `done` is called once they are durable, or with the error

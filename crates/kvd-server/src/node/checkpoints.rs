@@ -1,0 +1,168 @@
+//! Which group's checkpoint is due, and taking it.
+//!
+//! A replica's log can be purged, and a restart is quick, as far as its newest checkpoint reaches. So one is due once the
+//! log behind it has grown to a bound: the group's own entries, or the part of the node's shared log that its oldest entry
+//! keeps from being used again. They are taken one at a time, of the group that needs it most.
+//!
+//! While a checkpoint is on its way to another replica, the next one waits until the log has grown to
+//! [`SENDING_FACTOR`] times the bound: it would purge the entries that the other replica is to go on from, which would have
+//! to be sent the next one, and so on for as long as the group is written to.
+//!
+//! What is decided here is decided on plain data; the log's growth past all bounds, on a disk without room for a checkpoint,
+//! is [`super::full_disk`]'s.
+
+use std::time::Duration;
+
+use kvd_raft::Group;
+use kvd_types::Result;
+use tokio::{task::JoinHandle, time::Instant};
+
+use super::{Node, hand_over::backed_off};
+
+/// After a checkpoint that could not be written the next one is tried after so long, and twice as long after each further
+/// failure…
+const PAUSE: Duration = Duration::from_secs(2);
+/// …up to this: a full disk is not asked for room all the time.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How many times its bound of the log a replica with few entries may keep from being used again.
+const PINNED_FACTOR: u64 = 4;
+/// How many times its bound a group's log may grow to while its last checkpoint is being sent.
+const SENDING_FACTOR: u64 = 8;
+
+/// What a node remembers of its checkpoints.
+#[derive(Default)]
+pub(super) struct Checkpoints {
+    /// The one that is being taken; whether it was.
+    taking: Option<JoinHandle<bool>>,
+    /// After some that could not be written: how many in a row, and when the next one is tried.
+    failures: u32,
+    again_at: Option<Instant>,
+}
+
+/// What bears on whether a group's checkpoint is due.
+#[derive(Clone, Copy, Debug)]
+struct Situation {
+    /// The log begins after the newest good checkpoint ends.
+    is_lacking: bool,
+    /// Something has been applied since the newest.
+    is_ahead: bool,
+    /// The newest is on its way to another replica.
+    is_sending: bool,
+    /// Bytes of its entries in the log.
+    log_bytes: u64,
+    /// Bytes of the node's log that its oldest entry keeps from being used again.
+    pinned_bytes: u64,
+}
+
+impl Situation {
+    fn of(group: &Group) -> Self {
+        Self {
+            is_lacking: group.lacks_checkpoint(),
+            is_ahead: group.is_ahead_of_checkpoint(),
+            is_sending: group.sends_checkpoint(),
+            log_bytes: group.log_bytes(),
+            pinned_bytes: group.pinned_log_bytes(),
+        }
+    }
+
+    /// How badly a checkpoint is needed, in the bytes that the bound is for.
+    fn need_bytes(self) -> u64 {
+        if self.is_lacking {
+            return u64::MAX;
+        }
+        let bytes = self.log_bytes.max(self.pinned_bytes / PINNED_FACTOR);
+        match (self.is_ahead, self.is_sending) {
+            (false, _) => 0,
+            (true, false) => bytes,
+            (true, true) => bytes / SENDING_FACTOR,
+        }
+    }
+}
+
+/// The one of all groups that needs a checkpoint most, if any needs one.
+fn neediest<T>(groups: impl IntoIterator<Item = (Situation, T)>, bound_bytes: u64) -> Option<T> {
+    let needs = groups.into_iter().map(|(situation, group)| (situation.need_bytes(), group));
+    needs.filter(|(need, _)| *need > bound_bytes).max_by_key(|(need, _)| *need).map(|(_, group)| group)
+}
+
+impl Node {
+    /// Begins the next checkpoint, if the last one is done and another is due.
+    pub(super) async fn take_checkpoints(&self, checkpoints: &mut Checkpoints) -> Result<()> {
+        if checkpoints.taking.as_ref().is_some_and(|taking| !taking.is_finished()) {
+            return Ok(());
+        }
+        if let Some(ended) = checkpoints.taking.take() {
+            if ended.await.unwrap_or(false) {
+                checkpoints.failures = 0;
+                checkpoints.again_at = None;
+            } else {
+                let pause = backed_off(PAUSE, checkpoints.failures, PAUSE_MAX);
+                checkpoints.failures = checkpoints.failures.saturating_add(1);
+                checkpoints.again_at = Some(Instant::now() + pause);
+            }
+        }
+        if checkpoints.again_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        let groups = self.replicas()?.all().into_iter().map(|group| (Situation::of(&group), group));
+        let group = neediest(groups, self.config.storage.checkpoint_log_bytes);
+        checkpoints.taking = group.map(|group| {
+            tokio::spawn(async move {
+                let taken = group.checkpoint().await;
+                match &taken {
+                    Ok(()) => tracing::debug!(group = %group.id(), "checkpoint taken"),
+                    Err(error) => tracing::warn!(group = %group.id(), %error, "no checkpoint was taken"),
+                }
+                taken.is_ok()
+            })
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUND_BYTES: u64 = 100;
+    const IDLE: Situation =
+        Situation { is_lacking: false, is_ahead: false, is_sending: false, log_bytes: 0, pinned_bytes: 0 };
+    const fn grown(log_bytes: u64) -> Situation {
+        Situation { is_ahead: true, log_bytes, ..IDLE }
+    }
+
+    fn due(groups: &[Situation]) -> Option<usize> {
+        neediest(groups.iter().copied().zip(0..), BOUND_BYTES)
+    }
+
+    #[test]
+    fn the_group_whose_log_has_grown_most_comes_first() {
+        assert_eq!(due(&[IDLE, grown(BOUND_BYTES)]), None);
+        assert_eq!(due(&[grown(102), grown(103), grown(101), IDLE]), Some(1));
+        // Whatever it has in the log is in the checkpoint already, and is about to be purged.
+        assert_eq!(due(&[Situation { is_ahead: false, ..grown(1000) }]), None);
+    }
+
+    #[test]
+    fn a_group_with_few_entries_must_not_keep_much_of_the_shared_log() {
+        let pins = |pinned_bytes| Situation { pinned_bytes, ..grown(1) };
+        assert_eq!(due(&[pins(PINNED_FACTOR * BOUND_BYTES)]), None);
+        assert_eq!(due(&[pins(PINNED_FACTOR * (BOUND_BYTES + 1)), grown(1)]), Some(0));
+    }
+
+    #[test]
+    fn one_without_a_checkpoint_that_its_log_goes_on_from_comes_before_all_others() {
+        let lacking = Situation { is_lacking: true, ..IDLE };
+        assert_eq!(due(&[grown(u64::MAX / 2), lacking]), Some(1));
+        assert_eq!(due(&[grown(u64::MAX / 2), Situation { is_sending: true, ..lacking }]), Some(1));
+    }
+
+    #[test]
+    fn a_replica_that_is_being_sent_a_checkpoint_is_not_overtaken_by_the_next_one() {
+        let sending = |log_bytes| Situation { is_sending: true, ..grown(log_bytes) };
+        assert_eq!(due(&[sending(2 * BOUND_BYTES)]), None);
+        assert_eq!(due(&[sending(3 * BOUND_BYTES), grown(BOUND_BYTES + 1)]), Some(1));
+        // But the log does not grow for ever.
+        assert_eq!(due(&[sending(SENDING_FACTOR * (BOUND_BYTES + 1))]), Some(0));
+    }
+}
