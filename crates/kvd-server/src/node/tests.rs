@@ -44,6 +44,16 @@ impl Cluster {
         Self { dir, configs, nodes: Vec::new() }
     }
 
+    /// Three nodes that are ready.
+    async fn of_three() -> Self {
+        let mut cluster = Self::new(3);
+        for index in 0..3 {
+            cluster.start(index).await;
+        }
+        cluster.ready().await;
+        cluster
+    }
+
     async fn start(&mut self, index: usize) {
         let config = self.configs[index].clone();
         let listeners = listen::Listeners::bind(&System, &config).await.unwrap();
@@ -120,11 +130,7 @@ async fn check_value(node: &Node, key: &str, value: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_form_a_cluster_that_keeps_what_it_was_given() {
-    let mut cluster = Cluster::new(3);
-    for index in 0..3 {
-        cluster.start(index).await;
-    }
-    cluster.ready().await;
+    let mut cluster = Cluster::of_three().await;
 
     for i in 0..50 {
         let written =
@@ -237,11 +243,7 @@ impl Cluster {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_its_disk_takes_its_own_old_place() {
-    let mut cluster = Cluster::new(3);
-    for index in 0..3 {
-        cluster.start(index).await;
-    }
-    cluster.ready().await;
+    let mut cluster = Cluster::of_three().await;
     for i in 0..50 {
         execute(&cluster.nodes[i % 3].node, put(&format!("key-{i}"), &format!("value-{i}"))).await.unwrap();
     }
@@ -398,11 +400,7 @@ async fn on_a_full_disk_puts_are_refused_and_deletes_are_taken() {
 async fn leadership_goes_to_the_only_node_that_has_room() {
     /// The meta group and the shards of [`config`].
     const GROUPS: usize = 5;
-    let mut cluster = Cluster::new(3);
-    for index in 0..3 {
-        cluster.start(index).await;
-    }
-    cluster.ready().await;
+    let mut cluster = Cluster::of_three().await;
     cluster.settled().await;
     until(|| {
         for full in &cluster.nodes[..2] {
@@ -435,11 +433,7 @@ async fn leadership_goes_to_the_only_node_that_has_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_successor_has_a_full_disk_leads_on_as_if_nothing_had_been() {
-    let mut cluster = Cluster::new(3);
-    for index in 0..3 {
-        cluster.start(index).await;
-    }
-    cluster.ready().await;
+    let mut cluster = Cluster::of_three().await;
     cluster.settled().await;
     let group_id = GroupId(1);
     let preferred = cluster.nodes[0].node.meta().placements[&group_id].preferred_leader;
