@@ -74,6 +74,7 @@ use crate::turn::Turn;
 const DIR: &str = "kvd-chaos";
 const HISTORY: &str = "history.jsonl";
 const SHORT_SECONDS: u64 = 130;
+const LINES_AT_THE_END: usize = 5;
 /// The short mix.
 const SHORT: &[&str] = &[
     "kill",
@@ -150,7 +151,7 @@ async fn in_place(options: &RunOptions) -> Result<bool> {
         _ = terminate.recv() => Err(anyhow::anyhow!("asked to stop")),
     };
     clean(&dir).await?;
-    let is_well = matches!(ended, Ok(true));
+    let is_well = ended.as_ref().is_ok_and(Vec::is_empty);
     if is_well && !options.keep {
         fs::remove_dir_all(&dir)?;
     } else {
@@ -162,7 +163,12 @@ async fn in_place(options: &RunOptions) -> Result<bool> {
         }
         say(&format!("the same plan again: {}", options.command(seed)));
     }
-    ended
+    let violations = ended?;
+    // In a few lines once more, for who sees only the end.
+    for violation in violations.iter().take(LINES_AT_THE_END) {
+        say(&format!("VIOLATION: {}", violation.lines().next().unwrap_or_default()));
+    }
+    Ok(violations.is_empty())
 }
 
 /// The kinds that are asked for.
@@ -201,7 +207,7 @@ async fn whole_run(
     (kinds, skipped): (Vec<&'static Kind>, BTreeMap<&'static str, String>),
     seed: u64,
     dir: &Path,
-) -> Result<bool> {
+) -> Result<Vec<String>> {
     say(&format!("seed {seed}: {}", options.command(seed)));
     let world = Arc::new(World::make(dir, options.nodes, setup(options, &kinds)?).await?);
     for machine in &world.machines {
@@ -295,8 +301,8 @@ async fn rounds(drive: &mut Drive, options: &RunOptions, load: &Load, begun: Ins
     Ok(u64::MAX)
 }
 
-/// Shows what came of it, writes the summary, and says whether all was well.
-fn tell(world: &World, mut summary: Summary, options: &RunOptions) -> Result<bool> {
+/// Shows what came of it, writes the summary, and gives the violations.
+fn tell(world: &World, mut summary: Summary, options: &RunOptions) -> Result<Vec<String>> {
     let violations = world.violations();
     summary.faults_total = world.counted(drive::FAULTS);
     summary.power_cuts = world.counted(fault::POWER_CUTS);
@@ -314,5 +320,5 @@ fn tell(world: &World, mut summary: Summary, options: &RunOptions) -> Result<boo
         fs::write(path, text)
             .with_context(|| format!("the summary can't be written to {}", path.display()))?;
     }
-    Ok(violations.is_empty())
+    Ok(violations)
 }
