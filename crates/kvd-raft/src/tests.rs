@@ -5,5 +5,6 @@ mod durability;
 mod groups;
 mod harness;
 mod openings;
+mod peers;
 mod reads;
 mod snapshots;

@@ -26,6 +26,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Streaming,
+    metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
 
@@ -106,7 +107,8 @@ pub async fn connect(dialer: &Dialer, address: &str) -> Result<PeerClient<Channe
 /// The gRPC transport.
 pub struct PeerNetwork(Arc<Shared>);
 
-/// Judges the node that answers: whether it is the one that was meant, and no earlier start or copy of it.
+/// Judges the node that answers a lane or a checkpoint: whether it is the one that was meant, and no earlier start or copy
+/// of it.
 pub type Verify = Arc<dyn Fn(&Handshake) -> Result<()> + Send + Sync>;
 
 struct Shared {
@@ -211,7 +213,11 @@ impl Transport for PeerNetwork {
             let request = shared.request(to, ReceiverStream::new(stream))?;
             let sent = client.send_checkpoint(request).await;
             match (reader.await, sent) {
-                (_, Ok(response)) => Ok(response.into_inner()),
+                (_, Ok(response)) => {
+                    // A copy of the node's disk that has it is not the node.
+                    shared.verify(to, response.metadata())?;
+                    Ok(response.into_inner())
+                }
                 (Ok(Err(error)), Err(_)) => {
                     Err(CallError::NoAnswer(to, format!("the checkpoint can't be read: {error}")))
                 }
@@ -266,6 +272,13 @@ impl Shared {
         Ok(request)
     }
 
+    /// Judges the node that has answered. What a copy of its disk would answer must not count: it may have forgotten what the
+    /// node promised.
+    fn verify(&self, to: NodeId, answer: &MetadataMap) -> Result<(), CallError> {
+        let verified = Handshake::read(answer).and_then(|answering| (self.verify)(&answering));
+        verified.map_err(|error| CallError::Refused(to, error.message))
+    }
+
     async fn open_lane(
         &self,
         to: NodeId,
@@ -278,10 +291,7 @@ impl Shared {
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, client.lane(request)).await;
         match opened {
             Ok(Ok(response)) => {
-                // What a copy of the node's disk would answer must not count: it may have forgotten what the node promised.
-                let verified =
-                    Handshake::read(response.metadata()).and_then(|answering| (self.verify)(&answering));
-                verified.map_err(|error| CallError::Refused(to, error.message))?;
+                self.verify(to, response.metadata())?;
                 Ok((frames, response.into_inner()))
             }
             Ok(Err(status)) => Err(CallError::Refused(to, status.message().to_owned())),

@@ -40,7 +40,7 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// Whatever is wrong with it, in words that tell an operator what to do.
     fn admit(&self, caller: &Handshake) -> Result<CancellationToken>;
 
-    /// Who this node is, for the callers of its lanes to check.
+    /// Who this node is, for its callers to check before they believe what it answers.
     fn introduce(&self) -> Handshake;
 
     /// Says who this node is, to a caller that shows the cluster's token.
@@ -83,6 +83,14 @@ impl<H: PeerHandler> PeerService<H> {
             .and_then(|caller| self.handler.admit(&caller).map(|admitted| (caller, admitted)))
             .map_err(|error| to_status(&error))
     }
+
+    /// An answer that says whose it is.
+    fn introduced<T>(&self, answer: T) -> Result<Response<T>, Status> {
+        let mut response = Response::new(answer);
+        let written = self.handler.introduce().write(response.metadata_mut());
+        written.map_err(|error| to_status(&error))?;
+        Ok(response)
+    }
 }
 
 #[tonic::async_trait]
@@ -122,10 +130,7 @@ impl<H: PeerHandler> Peer for PeerService<H> {
             }
         };
         tokio::spawn(async move { serving.run_until_cancelled(admitted.run_until_cancelled(lane)).await });
-        let mut response = Response::new(ReceiverStream::new(outgoing).boxed());
-        let written = self.handler.introduce().write(response.metadata_mut());
-        written.map_err(|error| to_status(&error))?;
-        Ok(response)
+        self.introduced(ReceiverStream::new(outgoing).boxed())
     }
 
     async fn send_checkpoint(
@@ -149,7 +154,7 @@ impl<H: PeerHandler> Peer for PeerService<H> {
         });
         let pieces = futures::stream::iter([Ok(first.data)]).chain(rest);
         let installed = group.receive_checkpoint(header, pieces.boxed()).await;
-        installed.map(Response::new).map_err(|error| to_status(&error))
+        self.introduced(installed.map_err(|error| to_status(&error))?)
     }
 }
 
