@@ -111,6 +111,8 @@ pub struct ReplicaStatus {
     pub log_bytes: u64,
     /// A hash over its rows at the applied index; equal among replicas at an equal index.
     pub digest: u64,
+    /// Its group's voters are being changed: two sets of them decide together.
+    pub changes_voters: bool,
 }
 
 /// Where a key lives.
@@ -203,5 +205,6 @@ fn replica_status_from_wire(wire: v1::ReplicaStatus) -> ReplicaStatus {
         checkpoint_index: LogIndex(wire.checkpoint_index),
         log_bytes: wire.log_bytes,
         digest: wire.digest,
+        changes_voters: wire.changes_voters,
     }
 }

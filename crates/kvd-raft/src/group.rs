@@ -175,6 +175,8 @@ pub struct Status {
     pub log_bytes: u64,
     /// The digest of its contents; `None` while it installs a checkpoint.
     pub digest: Option<u64>,
+    /// Its group's voters are being changed: two sets of them decide together.
+    pub changes_voters: bool,
 }
 
 /// Who leads a group, as one of its replicas knows.
@@ -400,6 +402,7 @@ impl Group {
             checkpoint_index: index(metrics.snapshot),
             log_bytes: self.log_bytes(),
             digest: self.0.state.try_digest(),
+            changes_voters: metrics.membership_config.membership().get_joint_config().len() > 1,
         }
     }
 

@@ -147,6 +147,9 @@ async fn look(world: &World, client: &Client) -> Result<Replicas, String> {
         }
     }
     let replicas = replicas(&topology, client).await?;
+    if let Some(changing) = replicas.values().flatten().find(|replica| replica.changes_voters) {
+        return Err(format!("the voters of a group change: {changing:?}"));
+    }
     match replicas.iter().find(|(_, all)| !all.iter().any(is_leader)) {
         Some((group, all)) => Err(format!("nobody leads group {group}: {all:?}")),
         None => Ok(replicas),

@@ -163,6 +163,7 @@ pub(super) fn statuses() -> Vec<v1::StatusResponse> {
             checkpoint_index: 2,
             log_bytes: 4096,
             digest: 99,
+            changes_voters: true,
         }],
     };
     vec![

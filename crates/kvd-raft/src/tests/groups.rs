@@ -104,6 +104,7 @@ async fn a_change_of_voters_that_nobody_ended_is_ended_as_it_was_begun() {
         group.change_voters(&group.members(), before.clone()).await.unwrap();
     }
     assert_eq!(group.members().changing_to, Some(wanted.clone()));
+    assert!(group.status().changes_voters);
 
     let unknown = [ReplicaId(5), ReplicaId(4)].into_iter().chain([group.replica()]).collect();
     group.change_voters(&group.members(), unknown).await.expect_err("nobody has heard of replica 5");
@@ -111,6 +112,7 @@ async fn a_change_of_voters_that_nobody_ended_is_ended_as_it_was_begun() {
     group.change_voters(&group.members(), begun).await.unwrap();
     let members = group.members();
     assert_eq!(members.changing_to, None);
+    assert!(!group.status().changes_voters);
     assert_eq!(members.voters.keys().copied().collect::<BTreeSet<_>>(), wanted);
     group.propose(put("key", "value")).await.unwrap();
 }

@@ -148,5 +148,6 @@ fn replica_status(status: &kvd_raft::Status) -> v1::ReplicaStatus {
         checkpoint_index: index(status.checkpoint_index),
         log_bytes: status.log_bytes,
         digest: status.digest.unwrap_or(0),
+        changes_voters: status.changes_voters,
     }
 }

@@ -298,6 +298,10 @@ impl Clients {
         if let Some(why) = admin.meta_not_whole(topology.nodes.len()) {
             return Some(why);
         }
+        if let Some((node, replica)) = admin.replicas.iter().find(|(_, replica)| replica.changes_voters) {
+            // What was lost of the old voters may still be needed.
+            return Some(format!("node {node} sees the voters of group {} change", replica.group));
+        }
         if admin.nodes_seen < topology.nodes.len() || topology.nodes.len() < nodes {
             return Some(format!("{} of {} nodes answer", admin.nodes_seen, topology.nodes.len()));
         }
