@@ -116,7 +116,6 @@ impl SledEngine {
             .zstd_compression_level(options.zstd_level)
             .flush_every_ms(Some(FLUSH_INTERVAL_MS));
         let database = survive_panics(move || config.open::<FANOUT>())
-            .unwrap_or_else(|| Err(io::Error::other("sled panicked: its files are damaged")))
             .map_err(|source| Error::Engine { context: "open its database", source })?;
         let flusher = Mutex::new(Handle::clone(&database));
         let health = Arc::new(Health { path: dir.to_owned(), failed: AtomicBool::new(false) });
@@ -130,10 +129,9 @@ impl SledEngine {
     }
 }
 
-/// Does something on a thread of its own. `None` if it panics; the thread may then be left behind, with all it holds.
-fn survive_panics<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Option<io::Result<T>> {
+/// Does something of sled's on a thread of its own. If it panics that is an error like any other, told by whoever gets it and by
+/// nobody else; the thread may be left behind, with all it holds.
+fn survive_panics<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     thread_local! {
         /// Whether this is the thread whose panic is waited for.
         static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
@@ -146,18 +144,19 @@ fn survive_panics<T: Send + 'static>(
     let hook = Arc::new(panic::take_hook());
     let original = Arc::clone(&hook);
     panic::set_hook(Box::new(move |panic| {
-        if IS_WATCHED.get() {
-            drop(panicked.try_send(None));
+        if !IS_WATCHED.get() {
+            return hook(panic);
         }
-        hook(panic);
+        let why = panic.payload_as_str().unwrap_or("it does not say why");
+        drop(panicked.try_send(Err(io::Error::other(format!("sled panicked: {why}")))));
     }));
     let spawned = thread::Builder::new().name("engine-open".to_owned()).spawn(move || {
         IS_WATCHED.set(true);
-        drop(done.send(Some(work())));
+        drop(done.send(work()));
     });
     let outcome = match spawned {
-        Ok(_) => ended.recv().ok().flatten(),
-        Err(error) => Some(Err(error)),
+        Ok(_) => ended.recv().unwrap_or_else(|_gone| Err(io::Error::other("sled ended without a word"))),
+        Err(error) => Err(error),
     };
     panic::set_hook(Box::new(move |panic| original(panic)));
     outcome
@@ -374,6 +373,15 @@ mod tests {
         let mut batch = Batch::default();
         batch.put(Bytes::from(key), Bytes::from("value"));
         tree.apply(batch).unwrap();
+    }
+
+    #[test]
+    fn a_panic_while_opening_is_an_error_that_says_why() {
+        let error = survive_panics(|| -> io::Result<()> { panic!("a leaf is missing") }).unwrap_err();
+        assert_eq!(error.to_string(), "sled panicked: a leaf is missing");
+        let number: u32 = survive_panics(|| "x".parse().or(Ok(7))).unwrap();
+        assert_eq!(number, 7);
+        survive_panics(|| Err::<(), _>(io::Error::other("no"))).unwrap_err();
     }
 
     #[test]
