@@ -105,6 +105,11 @@ fn slowness() -> f64 {
     (load / cores / PROCESSES_PER_CORE).clamp(1.0, SLOWNESS_MAX)
 }
 
+/// Whether more processes wait for the processors than nodes need to be served as usual.
+pub(crate) fn is_overloaded() -> bool {
+    slowness() > 1.0
+}
+
 /// The shards that are led by nodes at these addresses; none if the cluster doesn't answer.
 pub(crate) async fn led_by(
     world: &World,

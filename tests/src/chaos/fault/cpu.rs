@@ -10,7 +10,7 @@ use futures::{FutureExt as _, future::LocalBoxFuture};
 use rand::RngExt as _;
 
 use super::{Fault, Kind, USUAL};
-use crate::chaos::{machine::Machine, world::World};
+use crate::chaos::{health, log::say, machine::Machine, world::World};
 
 const PERIOD_US: u32 = 100_000;
 /// Where the controllers are, in both versions of the interface.
@@ -95,7 +95,13 @@ impl FewCpu {
             let machine = world.machine(victim);
             let stat = fs::read_to_string(group(machine)?.join("cpu.stat"))?;
             if stat.lines().any(|line| line == "nr_throttled 0") {
-                bail!("{} has not missed the processor time that was taken from it: {stat}", machine.name);
+                // On a machine that is busy with something else it may not have got more than that anyway.
+                let what =
+                    format!("{} has not missed the processor time that was taken from it", machine.name);
+                if !health::is_overloaded() {
+                    bail!("{what}: {stat}");
+                }
+                say(&what);
             }
             write(&home.join("cgroup.procs"), &machine.process_id().await?.to_string())?;
             fs::remove_dir(group(machine)?)?;
