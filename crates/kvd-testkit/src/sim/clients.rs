@@ -316,7 +316,10 @@ impl Clients {
                 .replicas
                 .iter()
                 .filter_map(|member| {
-                    admin.replicas.iter().find(|(node, found)| *node == member.node && found.id == member.id)
+                    let is_it = |(node, found): &&(NodeId, ReplicaStatus)| {
+                        *node == member.node && found.id == member.id && is_open(found)
+                    };
+                    admin.replicas.iter().find(is_it)
                 })
                 .collect();
             if seen.len() < shard.replicas.len() {
@@ -367,7 +370,8 @@ impl Clients {
 impl Admin {
     /// What the meta group of so many nodes lacks: each has a replica of it, and the largest odd number of them votes.
     fn meta_not_whole(&self, nodes: usize) -> Option<String> {
-        let open = || self.replicas.iter().filter(|(_, replica)| replica.group == GroupId::META);
+        let of_meta = |replica: &ReplicaStatus| replica.group == GroupId::META && is_open(replica);
+        let open = || self.replicas.iter().filter(|(_, replica)| of_meta(replica));
         let voters = open().filter(|(_, replica)| replica.role != "learner").count();
         let voters_wanted = (nodes.clamp(1, META_VOTERS_MAX) - 1) | 1;
         if open().count() < nodes {
@@ -376,4 +380,9 @@ impl Admin {
         (voters < voters_wanted)
             .then(|| format!("{voters} of {voters_wanted} replicas of the meta group vote"))
     }
+}
+
+/// Whether a replica takes part in its group. A node tells of those that it has lost as well.
+fn is_open(replica: &ReplicaStatus) -> bool {
+    matches!(replica.role.as_str(), "leader" | "follower" | "candidate" | "learner")
 }
