@@ -220,7 +220,6 @@ impl Cluster {
     pub(crate) fn cycle(&mut self, index: usize) {
         let until = self.now() + STOPS_WITHIN;
         self.cell(index).state.lock().is_wanted = false;
-        self.cell(index).stop();
         self.cycles.insert(index, until);
     }
 
@@ -228,6 +227,10 @@ impl Cluster {
         for (index, until) in self.cycles.clone() {
             let is_running = self.cell(index).is_running();
             if is_running && self.now() < until {
+                // What it writes as it stops must be true, or a lie would be the last word.
+                if !self.cell(index).is_to_be_lied_to() {
+                    self.cell(index).stop();
+                }
                 continue;
             }
             if is_running {

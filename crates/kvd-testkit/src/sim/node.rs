@@ -73,6 +73,8 @@ pub(crate) struct NodeState {
     has_crashed: bool,
     /// The disk was told to lie, and may have done so since.
     lies_armed: bool,
+    /// The number of the disk's operation behind the last one that it is to lie about.
+    lies_until: u64,
     /// This disk was told to lie at some time.
     is_liar: bool,
     /// Whether the process is to be started when it has ended.
@@ -99,6 +101,7 @@ impl NodeCell {
             crash_at: None,
             has_crashed: false,
             lies_armed: false,
+            lies_until: 0,
             is_liar: false,
             is_wanted: true,
             rng,
@@ -200,9 +203,17 @@ impl NodeCell {
         let mut state = self.state.lock();
         let first = state.disk.operations() + after;
         // A write and its sync.
-        (first..first + 2 * count).for_each(|operation| state.disk.fault_at(operation, lie));
+        let until = first + 2 * count;
+        (first..until).for_each(|operation| state.disk.fault_at(operation, lie));
+        state.lies_until = until;
         state.lies_armed = true;
         state.is_liar = true;
+    }
+
+    /// Whether the disk may lie yet.
+    pub(crate) fn is_to_be_lied_to(&self) -> bool {
+        let state = self.state.lock();
+        state.lies_armed && state.disk.operations() < state.lies_until
     }
 
     /// Whether the disk has lied to the process that runs or ran last.
