@@ -74,7 +74,8 @@ use crate::turn::Turn;
 const DIR: &str = "kvd-chaos";
 const HISTORY: &str = "history.jsonl";
 const SHORT_SECONDS: u64 = 130;
-const LINES_AT_THE_END: usize = 5;
+/// Violations that are told once more at the very end.
+const VIOLATIONS_AT_THE_END: usize = 5;
 /// The short mix.
 const SHORT: &[&str] = &[
     "kill",
@@ -165,7 +166,7 @@ async fn in_place(options: &RunOptions) -> Result<bool> {
     }
     let violations = ended?;
     // In a few lines once more, for who sees only the end.
-    for violation in violations.iter().take(LINES_AT_THE_END) {
+    for violation in violations.iter().take(VIOLATIONS_AT_THE_END) {
         say(&format!("VIOLATION: {}", violation.lines().next().unwrap_or_default()));
     }
     Ok(violations.is_empty())

@@ -216,7 +216,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops a node whose data is being destroyed in good order, and starts it again then, which ends the destruction.
+    /// Stops a node whose data is being destroyed in good order, once its disk has told its last lie, and starts it again then,
+    /// which ends the destruction.
     pub(crate) fn cycle(&mut self, index: usize) {
         let until = self.now() + STOPS_WITHIN;
         self.cell(index).state.lock().is_wanted = false;

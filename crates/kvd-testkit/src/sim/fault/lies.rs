@@ -1,10 +1,11 @@
 //! Disks that lie: a write is reported done, and was never done, or to another place.
 //!
 //! The log can't tell a lie about the very last write before a crash from a torn write, and says so (see
-//! `kvd_storage::log`): no log can, and the node then has forgotten what it promised without knowing. So the node is stopped in
-//! good order when this ends, which writes behind everything that all before it was synced, and must find out when it
-//! is started on what there is. If anything else brings it down before, whoever runs it puts in an empty disk, as one would
-//! if a disk was found to lie. Until it stops it goes on, and answers from memory and what it finds whole.
+//! `kvd_storage::log`): no log can, and the node then has forgotten what it promised without knowing. So when this ends the
+//! node is stopped in good order, but only once the last lie is told: as it stops it writes behind everything that all
+//! before it was synced, which must itself be true, and it must find out when it is started on what there is. If anything else
+//! brings it down before, whoever runs it puts in an empty disk, as one would if a disk was found to lie. Until it stops it goes
+//! on, and answers from memory and what it finds whole.
 
 use kvd_storage::disk;
 use rand::RngExt as _;
