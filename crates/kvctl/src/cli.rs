@@ -1,14 +1,27 @@
 //! The verbs and flags.
+//!
+//! Names and forms follow etcdctl's where the two can do the same. What stands on the command line is checked here as far as
+//! it can be without a cluster; what is wrong ends the program with exit code 2 before anything is sent.
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod coordination;
+mod data;
+mod text;
+mod value;
+
+pub(crate) use coordination::{Elect, LeaseVerb, Lock, Ttl};
+pub(crate) use data::{AckBy, Del, Get, Kind, Mget, Order, Put, ReadArgs, Scan, Selector, TxnArgs, Watch};
+pub(crate) use value::{Level, duration, lease_id, positive_duration};
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "kvctl", version, about = "The command line of kvd, a distributed key-value store")]
+#[command(long_about = text::ABOUT, after_long_help = text::AFTER)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrongly used, 3 not found, 4 a condition failed, \
-                        5 unavailable, 6 outcome unknown, 7 denied.")]
+                        5 unavailable, 6 outcome unknown, 7 denied. More: kvctl --help, kvctl VERB --help.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -18,6 +31,7 @@ pub(crate) struct Cli {
 
 /// Flags of all verbs.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Addresses of one or more nodes, separated by commas
     #[arg(
@@ -31,9 +45,27 @@ pub(crate) struct Global {
     /// How results look
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
-    /// How long each request is tried: a number with ms, s or m
-    #[arg(long, global = true, default_value = "5s", value_parser = duration)]
+    /// How long each request is tried, at most 60s: as 500ms, 5s or 1m
+    #[arg(long, global = true, default_value = "5s", value_parser = duration, value_name = "DURATION")]
     pub(crate) timeout: Duration,
+    /// Put this before all keys, and show only keys that begin so, without it
+    #[arg(long, global = true, env = "KVCTL_NAMESPACE", value_name = "PREFIX", hide_short_help = true)]
+    pub(crate) namespace: Option<OsString>,
+    /// How recent a read must be: linearizable, lease, session, bounded:DURATION or local
+    #[arg(long, global = true, default_value = "linearizable", value_name = "LEVEL", long_help = text::CONSISTENCY, hide_short_help = true)]
+    pub(crate) consistency: Level,
+    /// Reads may be served by any replica, not only by the one that leads
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) any_replica: bool,
+    /// The failure domain that this machine stands in: replicas there are asked first
+    #[arg(long, global = true, env = "KVCTL_ZONE", value_name = "ZONE", hide_short_help = true)]
+    pub(crate) zone: Option<String>,
+    /// With --consistency session: see at least what the printer of this token has seen
+    #[arg(long, global = true, value_name = "TOKEN", hide_short_help = true)]
+    pub(crate) session_token: Option<String>,
+    /// At the end, print on standard error what this run has seen, for --session-token
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) print_session_token: bool,
 }
 
 /// How results look.
@@ -49,15 +81,44 @@ pub(crate) enum Format {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Set a key
-    Put(Put),
-    /// Read keys
+    /// Read a key, or the keys of a range
+    #[command(after_long_help = text::GET)]
     Get(Get),
-    /// Remove a key
+    /// Read several keys, each by itself
+    #[command(after_long_help = text::MGET)]
+    Mget(Mget),
+    /// Read the keys of a range, in order, as of one moment
+    #[command(after_long_help = text::SCAN)]
+    Scan(Scan),
+    /// Set a key
+    #[command(after_long_help = text::PUT)]
+    Put(Put),
+    /// Remove a key, or the keys of a range
+    #[command(after_long_help = text::DEL)]
     Del(Del),
+    /// Compare, then read and change keys of one shard, all at once
+    #[command(after_long_help = text::TXN)]
+    Txn(TxnArgs),
+    /// Tell what changes, as it happens
+    #[command(after_long_help = text::WATCH)]
+    Watch(Watch),
+    /// Leases: what keys can be attached to, so that they go when nobody keeps it alive
+    #[command(subcommand, after_long_help = text::LEASE)]
+    Lease(LeaseVerb),
+    /// Show how long a key is there still
+    #[command(after_long_help = text::TTL)]
+    Ttl(Ttl),
+    /// Hold a lock, while a command runs or until Ctrl-C
+    #[command(after_long_help = text::LOCK)]
+    Lock(Lock),
+    /// Stand for election and lead until Ctrl-C, or tell who leads
+    #[command(after_long_help = text::ELECT)]
+    Elect(Elect),
     /// Set the keys of a file of JSON lines: {"key": ..., "value": ...}, or key_base64 and value_base64
+    #[command(after_long_help = text::IMPORT)]
     Import(Import),
     /// Write all keys and values as JSON lines, in key order
+    #[command(after_long_help = text::EXPORT)]
     Export(Export),
     /// Show the cluster: its nodes, its shards, who leads
     Status,
@@ -68,58 +129,13 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Node(NodeVerb),
     /// Print a shell's completion script
+    #[command(after_long_help = text::COMPLETION)]
     Completion {
         /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the version
     Version,
-}
-
-/// `put`.
-#[derive(Args, Debug)]
-pub(crate) struct Put {
-    /// The key
-    pub(crate) key: OsString,
-    /// The value; absent or -: standard input
-    #[arg(conflicts_with = "file")]
-    pub(crate) value: Option<OsString>,
-    /// Take the value from a file
-    #[arg(long, value_name = "PATH")]
-    pub(crate) file: Option<PathBuf>,
-    /// Show the version that is replaced
-    #[arg(long)]
-    pub(crate) prev_kv: bool,
-    /// Only if the key does not exist
-    #[arg(long, conflicts_with = "if_revision")]
-    pub(crate) if_absent: bool,
-    /// Only if the key's current version was written at this revision
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) if_revision: Option<u64>,
-}
-
-/// `get`.
-#[derive(Args, Debug)]
-pub(crate) struct Get {
-    /// The keys
-    #[arg(required = true)]
-    pub(crate) keys: Vec<OsString>,
-    /// Print the values alone
-    #[arg(long)]
-    pub(crate) print_value_only: bool,
-}
-
-/// `del`.
-#[derive(Args, Debug)]
-pub(crate) struct Del {
-    /// The key
-    pub(crate) key: OsString,
-    /// Show the version that is removed
-    #[arg(long)]
-    pub(crate) prev_kv: bool,
-    /// Only if the key's current version was written at this revision
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) if_revision: Option<u64>,
 }
 
 /// `import`.
@@ -136,7 +152,7 @@ pub(crate) struct Import {
 #[derive(Args, Debug)]
 pub(crate) struct Export {
     /// Only keys that begin so
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: OsString,
 }
 
@@ -167,54 +183,5 @@ pub(crate) enum NodeVerb {
     List,
 }
 
-/// A duration as people write it.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "write a whole number and ms, s or m, as in 500ms")?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" | "" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(format!("{unit} is no unit of time here; use ms, s or m")),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_makes_sense() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
-        assert_eq!(duration("3s"), Ok(Duration::from_secs(3)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "s", "1h", "-1s", "1.5s"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn flags_may_follow_the_verb() {
-        let cli =
-            Cli::try_parse_from(["kvctl", "get", "a", "b", "-o", "json", "--endpoints", "x:1"]).unwrap();
-        assert_eq!(cli.global.output, Format::Json);
-        assert_eq!(cli.global.endpoints, "x:1");
-        for wrong in [
-            &["kvctl", "put", "k", "v", "--if-absent", "--if-revision", "1"][..],
-            &["kvctl", "put", "k", "v", "--file", "f"],
-            &["kvctl", "get"],
-            &["kvctl", "import", "f", "--concurrency", "0"],
-        ] {
-            assert!(Cli::try_parse_from(wrong).is_err(), "{wrong:?}");
-        }
-    }
-}
+mod tests;

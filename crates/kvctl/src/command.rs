@@ -1,26 +1,39 @@
 //! What each verb does.
+//!
+//! Results are written as they come, through one buffer on a locked standard output: memory stays flat however many there are.
+//! Whatever waits for people or other programs (a watch, a lock) empties the buffer first.
 
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, BufWriter, Read, Write},
+    io::{self, BufWriter, Write as _},
     path::Path,
 };
 
-use bytes::Bytes;
 use clap::CommandFactory as _;
-use futures::{TryStreamExt as _, future::join_all};
-use kvd_client::{Client, Conditional, Config, Key, Record, Revision, ShardId};
-use kvd_types::limits::VALUE_BYTES_MAX;
+use futures::future::join_all;
+use kvd_client::{Client, Config, Key, ShardId};
 
 use crate::{
-    cli::{Cli, Del, Export, Get, Global, NodeVerb, Put, ShardVerb, Verb},
+    cli::{Cli, Global, NodeVerb, ShardVerb, Verb},
     failure::{Failure, Result},
     output::{NodeReport, Output},
 };
 
+mod child;
+mod elect;
 mod import;
+mod interrupt;
+mod lease;
+mod lock;
 mod progress;
+mod read;
+mod select;
+mod txn;
+mod watch;
+mod write;
+
+use select::{Alone, Selection};
 
 /// Where results go.
 type Stdout = Output<BufWriter<io::StdoutLock<'static>>>;
@@ -37,21 +50,89 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
     result.and(output.flush().map_err(Failure::from))
 }
 
-async fn with_cluster(global: &Global, verb: Verb, output: &mut Stdout) -> Result<()> {
-    let config = Config::from(global.endpoints.as_str()).deadline(global.timeout);
-    // Read before connecting: the value may take longer than a cluster's patience.
-    let value = match &verb {
-        Verb::Put(put) => Some(value_of(put)?),
-        _ => None,
+/// What is taken from files or standard input.
+#[derive(Default)]
+struct Input {
+    value: bytes::Bytes,
+    txn: kvd_types::Txn,
+}
+
+impl Input {
+    fn read(verb: &Verb) -> Result<Self> {
+        match verb {
+            Verb::Put(put) => Ok(Self { value: write::value_of(put)?, ..Self::default() }),
+            Verb::Txn(txn) => Ok(Self { txn: txn::read(txn)?, ..Self::default() }),
+            _ => Ok(Self::default()),
+        }
+    }
+}
+
+/// Refuses what can only be a mistake before anything is sent.
+fn check(verb: &Verb) -> Result<()> {
+    let (keys, alone) = match verb {
+        Verb::Get(arguments) => (&arguments.keys, Alone::Key),
+        Verb::Scan(arguments) => (&arguments.keys, Alone::Start),
+        Verb::Del(arguments) => (&arguments.keys, Alone::Key),
+        Verb::Watch(arguments) => (&arguments.keys, Alone::Key),
+        _ => return Ok(()),
     };
-    let client = Client::connect(config).await?;
-    let result = match verb {
-        Verb::Put(arguments) => put(&client, arguments, value.unwrap_or_default(), output).await,
-        Verb::Get(arguments) => get(&client, arguments, output).await,
-        Verb::Del(arguments) => delete(&client, arguments, output).await,
-        Verb::Import(arguments) => import::import(&client, &arguments, output, global.output).await,
-        Verb::Export(arguments) => export(&client, arguments, output).await,
-        Verb::Status => status(&client, output).await,
+    let selection = Selection::new(keys, alone)?;
+    if matches!(verb, Verb::Del(_)) && selection.is_everything() && !keys.all {
+        return Err(Failure::Input("this would delete all keys; if that is what you want, say --all".into()));
+    }
+    Ok(())
+}
+
+async fn with_cluster(global: &Global, verb: Verb, output: &mut Stdout) -> Result<()> {
+    check(&verb)?;
+    // Read before connecting: the input may take longer than a cluster's patience.
+    let input = Input::read(&verb)?;
+    let mut config = Config::from(global.endpoints.as_str()).deadline(global.timeout);
+    if let Some(zone) = &global.zone {
+        config = config.zone(zone);
+    }
+    let token = global.session_token.as_deref().map(str::parse).transpose()?;
+    let root = Client::connect(config).await?;
+    if let Some(token) = token {
+        root.see(&token)?;
+    }
+    let client = match &global.namespace {
+        Some(prefix) => root.namespace(prefix.clone().into_encoded_bytes()),
+        None => root.clone(),
+    };
+    let result = carry_out(&client, global, verb, input, output).await;
+    if global.print_session_token {
+        // In order, where both go to one place. If it fails, so will the last one, and that is told.
+        drop(output.flush());
+        tell(&format!("session token: {}", root.session_token()));
+    }
+    drop(client);
+    root.close().await;
+    result
+}
+
+async fn carry_out(
+    client: &Client,
+    global: &Global,
+    verb: Verb,
+    input: Input,
+    output: &mut Stdout,
+) -> Result<()> {
+    match verb {
+        Verb::Get(arguments) => read::get(client, global, &arguments.keys, &arguments.read, output).await,
+        Verb::Mget(arguments) => read::mget(client, global, arguments, output).await,
+        Verb::Scan(arguments) => read::scan(client, global, &arguments.keys, &arguments.read, output).await,
+        Verb::Put(arguments) => write::put(client, arguments, input.value, output).await,
+        Verb::Del(arguments) => write::delete(client, &arguments, output).await,
+        Verb::Txn(arguments) => txn::txn(client, &arguments, input.txn, output).await,
+        Verb::Watch(arguments) => watch::watch(client, &arguments, output).await,
+        Verb::Lease(verb) => lease::lease(client, verb, output).await,
+        Verb::Ttl(arguments) => lease::ttl(client, global, arguments, output).await,
+        Verb::Lock(arguments) => lock::lock(client, &arguments, output).await,
+        Verb::Elect(arguments) => elect::elect(client, arguments, output).await,
+        Verb::Import(arguments) => import::import(client, &arguments, output, global.output).await,
+        Verb::Export(arguments) => read::export(client, arguments, output).await,
+        Verb::Status => status(client, output).await,
         Verb::Shard(ShardVerb::List) => Ok(output.shards(&client.status().await?.topology.shards)?),
         Verb::Shard(ShardVerb::Locate { key: name }) => {
             Ok(output.location(&client.locate(key(name)?).await?)?)
@@ -62,9 +143,7 @@ async fn with_cluster(global: &Global, verb: Verb, output: &mut Stdout) -> Resul
         }
         Verb::Node(NodeVerb::List) => Ok(output.nodes(&client.status().await?.topology.nodes)?),
         Verb::Completion { .. } | Verb::Version => Ok(()),
-    };
-    client.close().await;
-    result
+    }
 }
 
 fn completion(shell: clap_complete::Shell) -> Result<()> {
@@ -78,103 +157,15 @@ fn key(argument: OsString) -> Result<Key> {
     Ok(Key::new(argument.into_encoded_bytes())?)
 }
 
-fn value_of(put: &Put) -> Result<Bytes> {
-    match (&put.value, &put.file) {
-        (None, Some(path)) => value_from(open(path)?),
-        (Some(value), _) if value != "-" => Ok(value.clone().into_encoded_bytes().into()),
-        _ => value_from(io::stdin().lock()),
-    }
-}
-
-fn value_from(input: impl Read) -> Result<Bytes> {
-    let mut value = Vec::new();
-    input.take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut value)?;
-    if value.len() > VALUE_BYTES_MAX {
-        return Err(Failure::Input(format!(
-            "the value is longer than {VALUE_BYTES_MAX} bytes, the most that it may have"
-        )));
-    }
-    Ok(value.into())
-}
-
 /// Opens a file; the error names it.
 fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| Failure::Input(format!("{}: {error}", path.display())))
 }
 
-async fn put(client: &Client, arguments: Put, value: Bytes, output: &mut Stdout) -> Result<()> {
-    let key = key(arguments.key)?;
-    let mut put = client.put(&key, value);
-    if arguments.prev_kv {
-        put = put.return_previous();
-    }
-    let result = match arguments.if_revision {
-        Some(revision) => put.if_revision(Revision(revision)).await?,
-        None if arguments.if_absent => put.if_absent().await?,
-        None => Conditional::Done(put.await?),
-    };
-    output.put(&result, arguments.prev_kv)?;
-    check_condition(&key, &result)
-}
-
-async fn delete(client: &Client, arguments: Del, output: &mut Stdout) -> Result<()> {
-    let key = key(arguments.key)?;
-    let mut delete = client.delete(&key);
-    if arguments.prev_kv {
-        delete = delete.return_previous();
-    }
-    let result = match arguments.if_revision {
-        Some(revision) => delete.if_revision(Revision(revision)).await?,
-        None => Conditional::Done(delete.await?),
-    };
-    output.deleted(&result, arguments.prev_kv)?;
-    check_condition(&key, &result)?;
-    match result.done() {
-        Some(result) if !result.deleted() => Err(not_found(&key)),
-        _ => Ok(()),
-    }
-}
-
-fn check_condition<T>(key: &Key, result: &Conditional<T>) -> Result<()> {
-    match result {
-        Conditional::Done(_) => Ok(()),
-        Conditional::Failed { current } => Err(Failure::ConditionFailed(match current {
-            Some(Record { revision, .. }) => {
-                format!("the condition failed: key {key} is at revision {revision}")
-            }
-            None => format!("the condition failed: key {key} does not exist"),
-        })),
-    }
-}
-
-fn not_found(key: &Key) -> Failure {
-    Failure::NotFound(format!("key {key} does not exist"))
-}
-
-async fn get(client: &Client, arguments: Get, output: &mut Stdout) -> Result<()> {
-    let keys = arguments.keys.into_iter().map(key).collect::<Result<Vec<_>>>()?;
-    let found = client.batch_get(&keys).await?;
-    let mut missing = Vec::new();
-    for (key, record) in keys.iter().zip(found) {
-        match record {
-            Some(record) => output.found(key, &record, arguments.print_value_only)?,
-            None => missing.push(key.to_string()),
-        }
-    }
-    match missing.as_slice() {
-        [] => Ok(()),
-        [key] => Err(Failure::NotFound(format!("key {key} does not exist"))),
-        keys => Err(Failure::NotFound(format!("keys that do not exist: {}", keys.join(", ")))),
-    }
-}
-
-async fn export(client: &Client, arguments: Export, output: &mut Stdout) -> Result<()> {
-    let prefix = arguments.prefix.into_encoded_bytes();
-    let mut rows = client.scan_prefix(prefix).stream();
-    while let Some((key, record)) = rows.try_next().await? {
-        output.exported(&key, &record.value)?;
-    }
-    Ok(())
+/// Says something to people, beside the results.
+fn tell(text: &str) {
+    // If standard error is closed, nobody is there to be told.
+    drop(writeln!(io::stderr(), "{text}"));
 }
 
 async fn status(client: &Client, output: &mut Stdout) -> Result<()> {

@@ -1,10 +1,10 @@
 //! Errors as messages and exit codes: the one place where they are mapped.
 
-use std::{io, process::ExitCode};
+use std::{borrow::Cow, io, process::ExitCode};
 
 use kvd_client::{Error, ErrorKind};
 
-pub(crate) type Result<T> = std::result::Result<T, Failure>;
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Why a verb failed.
 #[derive(Debug)]
@@ -19,13 +19,24 @@ pub(crate) enum Failure {
     ConditionFailed(String),
     /// The input is wrong.
     Input(String),
-    /// An import stopped at a line.
-    Import {
-        /// Where, why, and what is in.
+    /// Something long stopped on its way.
+    Stopped {
+        /// Where, why, and what is done.
         message: String,
         /// What stopped it.
         cause: Box<Self>,
     },
+    /// A lock or a leadership was lost while it was held.
+    Lost(String),
+    /// A command could not be run.
+    Command {
+        /// Which, and why.
+        message: String,
+        /// What a shell would end with.
+        code: u8,
+    },
+    /// All is said: what a command ended with, or a signal.
+    Exit(u8),
 }
 
 impl Failure {
@@ -41,7 +52,10 @@ impl Failure {
             Self::NotFound(message)
             | Self::ConditionFailed(message)
             | Self::Input(message)
-            | Self::Import { message, .. } => Some(message.clone()),
+            | Self::Stopped { message, .. }
+            | Self::Lost(message)
+            | Self::Command { message, .. } => Some(message.clone()),
+            Self::Exit(_) => None,
         }
     }
 
@@ -57,11 +71,13 @@ impl Failure {
             Self::Input(_) => 2,
             Self::NotFound(_) => 3,
             Self::ConditionFailed(_) => 4,
-            Self::Import { cause, .. } => match cause.code() {
-                // What stands in a line is no matter of how the command is used, and lines before it are written.
+            Self::Stopped { cause, .. } => match cause.code() {
+                // What stands in a line is no matter of how the command is used, and a part is done.
                 2 => 1,
                 code => code,
             },
+            Self::Lost(_) => 1,
+            Self::Command { code, .. } | Self::Exit(code) => *code,
         }
     }
 }
@@ -78,24 +94,34 @@ fn code_of(kind: &ErrorKind) -> u8 {
         ErrorKind::OutcomeUnknown => 6,
         ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => 7,
         ErrorKind::SessionUnknown
+        | ErrorKind::Compacted { .. }
         | ErrorKind::FailedPrecondition
         | ErrorKind::Corruption
         | ErrorKind::Internal => 1,
     }
 }
 
-fn hint(kind: &ErrorKind) -> Option<&'static str> {
-    match kind {
+fn hint(kind: &ErrorKind) -> Option<Cow<'static, str>> {
+    let hint = match kind {
         ErrorKind::Unavailable => {
-            Some("Is the cluster up, and are the --endpoints its nodes' client addresses? See kvctl status.")
+            "Is the cluster up, and are the --endpoints its nodes' client addresses? See kvctl status."
         }
         ErrorKind::Overloaded { .. } => {
-            Some("The cluster has more to do than it can: try again, or with less at a time.")
+            "The cluster has more to do than it can: try again, or with less at a time."
         }
-        ErrorKind::OutcomeUnknown => Some("It may have been applied: read before you write again."),
-        ErrorKind::Corruption => Some("A node's stored data failed its checks: look at that node's log."),
-        _ => None,
-    }
+        ErrorKind::OutcomeUnknown => "It may have been applied: read before you write again.",
+        ErrorKind::Corruption => "A node's stored data failed its checks: look at that node's log.",
+        ErrorKind::Compacted { oldest } => {
+            return Some(
+                format!(
+                    "The oldest revision that is still kept is {oldest}: read, or begin anew, at that or a later one."
+                )
+                .into(),
+            );
+        }
+        _ => return None,
+    };
+    Some(hint.into())
 }
 
 impl From<Error> for Failure {
@@ -113,6 +139,8 @@ impl From<io::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use kvd_client::Revision;
 
     use super::*;
 
@@ -135,15 +163,18 @@ mod tests {
             (Failure::ConditionFailed("k".into()), 4),
             (Failure::Input("k".into()), 2),
             (Failure::Io(io::ErrorKind::StorageFull.into()), 1),
+            (request(ErrorKind::Compacted { oldest: Revision(7) }), 1),
+            (Failure::Lost("k".into()), 1),
+            (Failure::Command { message: "no such command".into(), code: 127 }, 127),
             (
-                Failure::Import {
+                Failure::Stopped {
                     message: "line 3".into(),
                     cause: Box::new(request(ErrorKind::OutcomeUnknown)),
                 },
                 6,
             ),
             (
-                Failure::Import {
+                Failure::Stopped {
                     message: "line 3".into(),
                     cause: Box::new(Failure::Input("no JSON".into())),
                 },
@@ -153,6 +184,19 @@ mod tests {
             assert_eq!(failure.code(), code, "{failure:?}");
             assert!(failure.message().is_some());
         }
+    }
+
+    #[test]
+    fn what_was_forgotten_is_said_with_the_oldest_that_is_not() {
+        let failure = Failure::Request(Error::compacted(Revision(5), Revision(7)));
+        let message = failure.message().unwrap();
+        assert!(message.ends_with("is 7: read, or begin anew, at that or a later one."), "{message}");
+    }
+
+    #[test]
+    fn what_a_command_ended_with_is_passed_on_without_a_word() {
+        let failure = Failure::Exit(42);
+        assert_eq!((failure.code(), failure.message()), (42, None));
     }
 
     #[test]

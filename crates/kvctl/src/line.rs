@@ -61,7 +61,11 @@ pub(crate) fn parse(line: &[u8]) -> Result<(Key, Bytes), String> {
     Ok((Key::new(key).map_err(|error| error.message)?, value))
 }
 
-fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Bytes, String> {
+/// Bytes that stand as text, or else in base64.
+///
+/// # Errors
+/// Neither, both, or no base64.
+pub(crate) fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Bytes, String> {
     match (text, base64) {
         (Some(text), None) => Ok(text.into()),
         (None, Some(base64)) => STANDARD

@@ -4,19 +4,21 @@
 //! - [`cli`]: the verbs and flags.
 //! - [`command`]: what each verb does.
 //! - [`output`]: how results look, as tables or JSON.
+//! - [`script`]: transactions as text or JSON.
 //! - [`mod@line`]: the lines of an import or export.
 //! - [`failure`]: errors as messages and exit codes.
 //!
 //! # Its manners
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrongly used, 3 not
-//! found, 4 a condition failed, 5 unavailable, 6 outcome unknown, 7 denied. When whoever reads the output has seen enough
-//! and closes the pipe, it ends quietly.
+//! found, 4 a condition failed, 5 unavailable, 6 outcome unknown, 7 denied; `lock` ends with what its command ended with. When whoever
+//! reads the output has seen enough and closes the pipe, it ends quietly.
 
 mod cli;
 mod command;
 mod failure;
 mod line;
 mod output;
+mod script;
 
 use std::{
     io::{self, Write as _},

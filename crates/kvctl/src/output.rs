@@ -1,14 +1,16 @@
 //! How results look: as tables or plain lines for people, as JSON for programs.
 //!
 //! JSON follows the mapping of proto3: 64-bit numbers are strings. Keys and values are text where they are UTF-8, and
-//! otherwise stand in base64 under `key_base64` and `value_base64`, as in the REST interface. One result is one line.
+//! otherwise stand in base64 under `key_base64` and `value_base64`, as in the REST interface. Leases are in hexadecimal, as
+//! the command line takes them. One result is one line.
 
 use std::io::{self, Write};
 
 use bytes::Bytes;
 use comfy_table::{Table, presets};
 use kvd_client::{
-    Conditional, DeleteResult, Key, Location, Node, NodeId, PutResult, Record, Shard, ShardId, Topology,
+    Conditional, DeleteResult, Key, LeaseId, Location, Node, NodeId, PutResult, Record, Shard, ShardId,
+    Topology,
 };
 use serde::Serialize;
 
@@ -18,9 +20,20 @@ use crate::{
 };
 
 mod cluster;
+mod coordination;
+mod range;
+mod txn;
+mod watch;
 
 pub(crate) use cluster::NodeReport;
 use cluster::{NodeJson, ShardJson, StatusJson};
+pub(crate) use coordination::Left;
+pub(crate) use range::Shown;
+
+/// A lease's id as the command line has it.
+pub(crate) fn hex(lease: LeaseId) -> String {
+    format!("{:016x}", lease.get())
+}
 
 /// Where results go.
 pub(crate) struct Output<W> {
@@ -42,6 +55,8 @@ struct Row {
     revision: String,
     create_revision: String,
     version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<String>,
 }
 
 impl Row {
@@ -56,12 +71,18 @@ impl Row {
             revision: record.revision.to_string(),
             create_revision: record.create_revision.to_string(),
             version: record.version.to_string(),
+            lease: record.lease.map(hex),
         }
     }
 
     /// Without the value, which was not asked for.
     fn without_value(record: &Record) -> Self {
         Self { value: None, value_base64: None, ..Self::new(None, record) }
+    }
+
+    /// The key without the value.
+    fn of_key(key: &Key, record: &Record) -> Self {
+        Self { value: None, value_base64: None, ..Self::new(Some(key), record) }
     }
 }
 
@@ -142,19 +163,6 @@ impl<W: Write> Output<W> {
         }
         let row = |record| if with_values { Row::new(None, record) } else { Row::without_value(record) };
         self.json(&Written { current: current.map(row), ..Written::default() })
-    }
-
-    /// A key that was found. As lines: the key and the value, or the value alone.
-    pub(crate) fn found(&mut self, key: &Key, record: &Record, value_only: bool) -> io::Result<()> {
-        match self.format {
-            Format::Json => self.json(&Row::new(Some(key), record)),
-            Format::Table => {
-                if !value_only {
-                    self.bytes_line(key.as_bytes())?;
-                }
-                self.bytes_line(&record.value)
-            }
-        }
     }
 
     /// A row of an export.

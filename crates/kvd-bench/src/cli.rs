@@ -20,9 +20,13 @@ pub(crate) enum Verb {
     Run(Run),
     /// Write without pause, and say how long no write was acknowledged
     Gap(Gap),
+    /// Scan what `run` has written, and say how fast the rows come
+    Scan(Scan),
+    /// Watch what is written from many clients, and say how fast the watchers are told
+    Watch(Watch),
 }
 
-/// Flags of both verbs.
+/// Flags of all verbs.
 #[derive(Args, Debug)]
 pub(crate) struct Common {
     /// Addresses of one or more nodes, separated by commas
@@ -90,6 +94,35 @@ pub(crate) struct Gap {
     pub(crate) duration: u64,
 }
 
+/// `scan`.
+#[derive(Args, Debug)]
+pub(crate) struct Scan {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// How often
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// Without the values
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+}
+
+/// `watch`.
+#[derive(Args, Debug)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Watchers, each of all that is written
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) watchers: u32,
+    /// Keys, drawn evenly
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keys: u64,
+    /// Seconds to run for
+    #[arg(long, default_value_t = 10)]
+    pub(crate) duration: u64,
+}
+
 /// What the clients ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Workload {
@@ -99,6 +132,10 @@ pub(crate) enum Workload {
     Get,
     /// Half puts, half gets
     Mixed,
+    /// Transactions: one compare, and two puts of keys of one shard
+    Txn,
+    /// Keep-alives of leases, as many as there are keys
+    KeepAlive,
 }
 
 /// How the figures look.

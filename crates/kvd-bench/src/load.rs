@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
-use kvd_client::{Client, Result};
+use kvd_client::{Client, Compare, LeaseId, Result, TxnOp};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::cli::{Run, Workload};
@@ -30,8 +30,8 @@ pub(crate) struct Report {
     pub(crate) clients: u32,
     pub(crate) value_bytes: usize,
     pub(crate) elapsed: Duration,
-    pub(crate) puts: Times,
-    pub(crate) gets: Times,
+    /// By kind of request.
+    pub(crate) times: BTreeMap<&'static str, Times>,
     /// How many requests failed, by message.
     pub(crate) errors: BTreeMap<String, u64>,
 }
@@ -45,26 +45,36 @@ impl Times {
         Ok(Self(Histogram::new_with_max(TIME_MICROS_MAX, 3)?))
     }
 
-    fn add(&mut self, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(TIME_MICROS_MAX));
     }
 }
 
 /// What one client counted.
+#[derive(Default)]
 struct Counts {
-    puts: Times,
-    gets: Times,
+    times: BTreeMap<&'static str, Times>,
     errors: BTreeMap<String, u64>,
 }
 
 impl Counts {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self { puts: Times::new()?, gets: Times::new()?, errors: BTreeMap::new() })
+    fn add(&mut self, kind: &'static str, time: Duration) -> anyhow::Result<()> {
+        if !self.times.contains_key(kind) {
+            self.times.insert(kind, Times::new()?);
+        }
+        if let Some(times) = self.times.get_mut(kind) {
+            times.add(time);
+        }
+        Ok(())
     }
 
     fn merge(&mut self, other: Self) -> anyhow::Result<()> {
-        self.puts.0.add(other.puts.0)?;
-        self.gets.0.add(other.gets.0)?;
+        for (kind, times) in other.times {
+            match self.times.get_mut(kind) {
+                Some(sum) => sum.0.add(times.0)?,
+                None => drop(self.times.insert(kind, times)),
+            }
+        }
         for (error, count) in other.errors {
             *self.errors.entry(error).or_default() += count;
         }
@@ -100,6 +110,12 @@ pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
     {
         fill(client, arguments).await.context("the keys could not be written before the run")?;
     }
+    let leases = if arguments.workload == Workload::KeepAlive {
+        grant(&connections, arguments.keys).await.context("the leases could not be granted")?
+    } else {
+        Vec::new()
+    };
+    let leases = Arc::new(leases);
     let started = Instant::now();
     let until = match arguments.operations {
         Some(operations) => Until::Left(Arc::new(AtomicU64::new(operations))),
@@ -111,13 +127,14 @@ pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
             client: client.clone(),
             workload: arguments.workload,
             keys: arguments.keys,
+            leases: Arc::clone(&leases),
             value: value(arguments.common.value_bytes, number.into()),
             random: SmallRng::seed_from_u64(number.into()),
             until: until.clone(),
         };
         tasks.push(tokio::spawn(one.run()));
     }
-    let mut counts = Counts::new()?;
+    let mut counts = Counts::default();
     for task in tasks {
         counts.merge(task.await??)?;
     }
@@ -130,8 +147,7 @@ pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
         clients: arguments.common.clients,
         value_bytes: arguments.common.value_bytes,
         elapsed,
-        puts: counts.puts,
-        gets: counts.gets,
+        times: counts.times,
         errors: counts.errors,
     })
 }
@@ -145,8 +161,19 @@ async fn fill(client: &Client, arguments: &Run) -> Result<()> {
         .await
 }
 
-fn key(number: u64) -> String {
-    format!("bench-{number:012}")
+/// So many leases, which last for the run.
+async fn grant(connections: &[Client], count: u64) -> Result<Vec<LeaseId>> {
+    const TTL: Duration = Duration::from_secs(3600);
+    let granted = stream::iter((0..count).zip(connections.iter().cycle()))
+        .map(|(_, client)| async move { Ok(client.grant_lease(TTL).await?.id()) });
+    granted.buffer_unordered(FILL_IN_FLIGHT).try_collect().await
+}
+
+/// The prefix of all keys.
+pub(crate) const PREFIX: &str = "bench-";
+
+pub(crate) fn key(number: u64) -> String {
+    format!("{PREFIX}{number:012}")
 }
 
 /// Bytes that don't compress, the same in each run.
@@ -161,6 +188,7 @@ struct One {
     client: Client,
     workload: Workload,
     keys: u64,
+    leases: Arc<Vec<LeaseId>>,
     value: Bytes,
     random: SmallRng,
     until: Until,
@@ -168,29 +196,50 @@ struct One {
 
 impl One {
     async fn run(mut self) -> anyhow::Result<Counts> {
-        let mut counts = Counts::new()?;
+        let mut counts = Counts::default();
         while self.until.more() {
-            let key = key(self.random.random_range(0..self.keys));
-            let puts = match self.workload {
-                Workload::Put => true,
-                Workload::Get => false,
-                Workload::Mixed => self.random.random_bool(0.5),
+            let number = self.random.random_range(0..self.keys);
+            let kind = match self.workload {
+                Workload::Put => PUT,
+                Workload::Get => GET,
+                Workload::Mixed if self.random.random_bool(0.5) => PUT,
+                Workload::Mixed => GET,
+                Workload::Txn => TXN,
+                Workload::KeepAlive => KEEP_ALIVE,
             };
             let began = Instant::now();
-            let result = if puts {
-                self.client.put(key, &self.value).await.map(drop)
-            } else {
-                self.client.get(key).await.map(drop)
-            };
-            match result {
-                Ok(()) if puts => counts.puts.add(began.elapsed()),
-                Ok(()) => counts.gets.add(began.elapsed()),
-                Err(error) => *counts.errors.entry(kind(&error)).or_default() += 1,
+            match self.ask(kind, number).await {
+                Ok(()) => counts.add(kind, began.elapsed())?,
+                Err(error) => *counts.errors.entry(self::kind(&error)).or_default() += 1,
             }
         }
         Ok(counts)
     }
+
+    async fn ask(&self, kind: &'static str, number: u64) -> Result<()> {
+        let client = &self.client;
+        match kind {
+            PUT => client.put(key(number), &self.value).await.map(drop),
+            GET => client.get(key(number)).await.map(drop),
+            TXN => {
+                let [one, other] = ["a", "b"].map(|end| format!("{PREFIX}{{{number:012}}}{end}"));
+                let txn = client.txn().when(Compare::version(&one).less(u64::MAX));
+                let txn = txn.then(TxnOp::put(&one, &self.value)).then(TxnOp::put(&other, &self.value));
+                txn.await.map(drop)
+            }
+            _ => {
+                let lease = usize::try_from(number).ok().and_then(|place| self.leases.get(place));
+                client.keep_lease_alive(lease.copied().unwrap_or_default()).await.map(drop)
+            }
+        }
+    }
 }
+
+/// The kinds of request, as they are called in reports.
+const PUT: &str = "put";
+const GET: &str = "get";
+const TXN: &str = "txn";
+const KEEP_ALIVE: &str = "keep-alive";
 
 /// The kind of an error: messages have times and keys in them, and would each count alone.
 pub(crate) fn kind(error: &kvd_client::Error) -> String {

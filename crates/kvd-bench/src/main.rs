@@ -4,6 +4,8 @@
 //! - [`cli`]: the verbs and flags.
 //! - [`load`]: `run`, a closed loop of many clients: each begins its next request when the last one is answered.
 //! - [`gap`]: `gap`, writes without pause, and how long none was acknowledged while a leader was killed by hand.
+//! - [`scan`]: `scan`, how fast the rows of what `run` has written come.
+//! - [`watch`]: `watch`, how fast many watchers are told of what many clients write.
 //! - [`report`]: the figures as a table or JSON.
 //!
 //! # What the figures mean
@@ -19,6 +21,8 @@ mod cli;
 mod gap;
 mod load;
 mod report;
+mod scan;
+mod watch;
 
 use std::{
     io::{self, Write as _},
@@ -51,6 +55,14 @@ fn run() -> anyhow::Result<()> {
             cli::Verb::Gap(arguments) => {
                 let report = gap::run(&arguments).await?;
                 report::gaps(&mut out, arguments.common.output, &report)?;
+            }
+            cli::Verb::Scan(arguments) => {
+                let rounds = scan::run(&arguments).await?;
+                report::scans(&mut out, arguments.common.output, &rounds)?;
+            }
+            cli::Verb::Watch(arguments) => {
+                let report = watch::run(&arguments).await?;
+                report::watches(&mut out, arguments.common.output, &report)?;
             }
         }
         out.flush()?;

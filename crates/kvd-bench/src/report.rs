@@ -12,6 +12,7 @@ use crate::{
     cli::{Format, Workload},
     gap::{self, Track},
     load::{self, Times},
+    scan, watch,
 };
 
 /// The figures of requests of one kind. Times are in milliseconds.
@@ -32,10 +33,8 @@ struct LoadJson<'a> {
     clients: u32,
     value_bytes: usize,
     seconds: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    put: Option<Figures>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    get: Option<Figures>,
+    #[serde(flatten)]
+    kinds: BTreeMap<&'static str, Figures>,
     errors: &'a BTreeMap<String, u64>,
 }
 
@@ -81,12 +80,17 @@ pub(crate) fn load(out: &mut impl Write, format: Format, report: &load::Report) 
             Workload::Put => "put",
             Workload::Get => "get",
             Workload::Mixed => "mixed",
+            Workload::Txn => "txn",
+            Workload::KeepAlive => "keep-alive",
         },
         clients: report.clients,
         value_bytes: report.value_bytes,
         seconds: report.elapsed.as_secs_f64(),
-        put: Figures::new(&report.puts, report.elapsed),
-        get: Figures::new(&report.gets, report.elapsed),
+        kinds: report
+            .times
+            .iter()
+            .filter_map(|(kind, times)| Some((*kind, Figures::new(times, report.elapsed)?)))
+            .collect(),
         errors: &report.errors,
     };
     if format == Format::Json {
@@ -95,11 +99,88 @@ pub(crate) fn load(out: &mut impl Write, format: Format, report: &load::Report) 
     writeln!(out, "{} clients, values of {} bytes, {:.1} s\n", json.clients, json.value_bytes, json.seconds)?;
     let columns = ["op", "count", "ops/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"];
     row(out, &columns.map(str::to_owned))?;
-    for (name, figures) in [("put", &json.put), ("get", &json.get)] {
-        let Some(it) = figures else { continue };
-        let times = [it.p50_ms, it.p90_ms, it.p99_ms, it.p999_ms, it.max_ms].map(|ms| format!("{ms:.2}"));
-        let counts = [name.to_owned(), it.operations.to_string(), format!("{:.0}", it.operations_per_second)];
-        row(out, &[&counts[..], &times].concat())?;
+    for (name, it) in &json.kinds {
+        figures(out, name, it)?;
+    }
+    errors(out, json.errors)
+}
+
+fn figures(out: &mut impl Write, name: &str, it: &Figures) -> io::Result<()> {
+    let times = [it.p50_ms, it.p90_ms, it.p99_ms, it.p999_ms, it.max_ms].map(|ms| format!("{ms:.2}"));
+    let counts = [name.to_owned(), it.operations.to_string(), format!("{:.0}", it.operations_per_second)];
+    row(out, &[&counts[..], &times].concat())
+}
+
+#[derive(Serialize)]
+struct ScanJson {
+    rows: u64,
+    value_bytes: u64,
+    seconds: f64,
+    rows_per_second: f64,
+    first_row_ms: f64,
+}
+
+/// The figures of scans, one after the other.
+pub(crate) fn scans(out: &mut impl Write, format: Format, rounds: &[scan::Round]) -> io::Result<()> {
+    #[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
+    let figures = rounds.iter().map(|round| ScanJson {
+        rows: round.rows,
+        value_bytes: round.value_bytes,
+        seconds: round.elapsed.as_secs_f64(),
+        rows_per_second: round.rows as f64 / round.elapsed.as_secs_f64(),
+        first_row_ms: round.first_row.as_secs_f64() * 1000.0,
+    });
+    if format == Format::Json {
+        return write_json(out, &figures.collect::<Vec<_>>());
+    }
+    row(out, &["rows", "bytes", "s", "rows/s", "first ms"].map(str::to_owned))?;
+    for it in figures {
+        let numbers = [it.seconds, it.rows_per_second, it.first_row_ms].map(|number| format!("{number:.1}"));
+        row(out, &[&[it.rows.to_string(), it.value_bytes.to_string()][..], &numbers].concat())?;
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct WatchJson<'a> {
+    watchers: u32,
+    clients: u32,
+    value_bytes: usize,
+    seconds: f64,
+    put: Option<Figures>,
+    /// From the call of the put to a watcher's being told.
+    told: Option<Figures>,
+    /// Changes that a watcher has not been told of when the writers had ended for ten seconds.
+    missing: u64,
+    errors: &'a BTreeMap<String, u64>,
+}
+
+/// The figures of watchers.
+pub(crate) fn watches(out: &mut impl Write, format: Format, report: &watch::Report) -> io::Result<()> {
+    let json = WatchJson {
+        watchers: report.watchers,
+        clients: report.clients,
+        value_bytes: report.value_bytes,
+        seconds: report.elapsed.as_secs_f64(),
+        put: Figures::new(&report.puts, report.elapsed),
+        told: Figures::new(&report.told, report.elapsed),
+        missing: report.missing,
+        errors: &report.errors,
+    };
+    if format == Format::Json {
+        return write_json(out, &json);
+    }
+    writeln!(
+        out,
+        "{} watchers, {} clients, values of {} bytes, {:.1} s, {} changes not told\n",
+        json.watchers, json.clients, json.value_bytes, json.seconds, json.missing
+    )?;
+    let columns = ["op", "count", "ops/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"];
+    row(out, &columns.map(str::to_owned))?;
+    for (name, it) in [("put", &json.put), ("told", &json.told)] {
+        if let Some(it) = it {
+            figures(out, name, it)?;
+        }
     }
     errors(out, json.errors)
 }
@@ -165,8 +246,7 @@ mod tests {
             clients: 2,
             value_bytes: 128,
             elapsed: Duration::from_secs(2),
-            puts,
-            gets: Times::new().unwrap(),
+            times: BTreeMap::from([("put", puts)]),
             errors: [("Unavailable".to_owned(), 3)].into(),
         };
         let mut table = Vec::new();

@@ -26,8 +26,9 @@ use std::{sync::Arc, time::Duration};
 use kvd_placement::Ring;
 use kvd_proto::operation::{reply_from_wire, request_to_wire};
 use kvd_types::{
-    Error, ErrorKind, Key, Outcome, Result, RingEpoch, ShardId, Write, WriteOp,
-    operation::{Reply, Request, Response},
+    Error, ErrorKind, Key, Outcome, Result, Revision, RingEpoch, ShardId, Write, WriteOp,
+    limits::VALUE_BYTES_MAX,
+    operation::{Ack, Reply, Request, Response, WriteOptions},
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -81,11 +82,20 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// A request about a key that changes nothing.
-    pub(crate) async fn read(&mut self, key: &Key, request: &Request) -> Result<Reply> {
+    /// A request about a key that changes nothing, as it is made to the key's shard.
+    pub(crate) async fn read(&mut self, key: &Key, request: impl Fn(ShardId) -> Request) -> Result<Reply> {
+        self.routed(|ring| ring.shard_of(key), request).await
+    }
+
+    /// A request that may be made more than once, to the shard that the ring says.
+    pub(crate) async fn routed(
+        &mut self,
+        shard_of: impl Fn(&Ring) -> ShardId,
+        request: impl Fn(ShardId) -> Request,
+    ) -> Result<Reply> {
         loop {
-            let shard = self.route(key).await?;
-            if let Some(reply) = self.step(shard, request.clone(), None).await? {
+            let shard = shard_of(&*self.ring().await?);
+            if let Some(reply) = self.step(shard, request(shard), None).await? {
                 return Ok(reply);
             }
         }
@@ -101,11 +111,14 @@ impl<'a> Attempts<'a> {
     }
 
     /// A write, once.
-    pub(crate) async fn write(&mut self, op: WriteOp) -> Result<Reply> {
+    pub(crate) async fn write(&mut self, op: WriteOp, ack: Ack) -> Result<Reply> {
+        // Sent, it could break the stream, and with it whatever else is in flight.
+        op.check(VALUE_BYTES_MAX)?;
         self.is_write = true;
         let mut held: Option<Arc<OpenSequence>> = None;
         loop {
-            let shard = self.route(op.key()).await?;
+            let ring = self.ring().await?;
+            let shard = ring.shard_of_write(&op).map_err(|error| self.give_up(error))?;
             let sequence = match held.take_if(|held| held.shard() == shard) {
                 Some(sequence) => sequence,
                 None if self.undecided => {
@@ -115,7 +128,8 @@ impl<'a> Attempts<'a> {
                 None => self.begin(shard).await?,
             };
             let write = Write { session: Some(sequence.position()), op: op.clone() };
-            match self.step(shard, Request::Write(write), Some(&sequence)).await {
+            let options = WriteOptions { ack, after: self.core.seen.latest() };
+            match self.step(shard, Request::Write(write, options), Some(&sequence)).await {
                 Ok(Some(reply)) => {
                     sequence.settle();
                     return Ok(reply);
@@ -138,7 +152,12 @@ impl<'a> Attempts<'a> {
         request: Request,
         sequence: Option<&Arc<OpenSequence>>,
     ) -> Result<Option<Reply>> {
-        let Some(address) = self.core.choose(Some(shard), &self.avoid) else {
+        let chosen = if request.is_for_any_replica() {
+            self.core.choose_holder(shard, &self.avoid)
+        } else {
+            self.core.choose(Some(shard), &self.avoid)
+        };
+        let Some(address) = chosen else {
             self.avoid.clear();
             let error = self.last_error.take().unwrap_or_else(|| Error::unavailable("no node is known"));
             self.pause(error, Pause::Leader).await?;
@@ -180,6 +199,14 @@ impl<'a> Attempts<'a> {
         if served.shard == shard {
             self.core.router.learn_leader(shard, &served.leader_address);
         }
+        let written = match &reply.response {
+            Response::Put(outcome)
+            | Response::Deleted(outcome)
+            | Response::RangeDeleted(outcome)
+            | Response::Txn(outcome) => revision_of(outcome),
+            _ => Revision::ZERO,
+        };
+        self.core.seen.raise(served.shard, served.revision.max(written));
     }
 
     /// After a failed try: tells the caller, or waits until the next one may begin.
@@ -279,14 +306,6 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The shard of a key, as soon as the ring is known.
-    pub(crate) async fn route(&mut self, key: &Key) -> Result<ShardId> {
-        match self.core.router.shard_of(key) {
-            Some(shard) => Ok(shard),
-            None => Ok(self.ring().await?.shard_of(key)),
-        }
-    }
-
     /// The ring, as soon as it is known.
     pub(crate) async fn ring(&mut self) -> Result<Arc<Ring>> {
         loop {
@@ -371,6 +390,17 @@ impl<'a> Attempts<'a> {
     }
 }
 
+/// The revision of what was written.
+const fn revision_of(outcome: &Outcome) -> Revision {
+    match outcome {
+        Outcome::Put { revision, .. }
+        | Outcome::Deleted { revision, .. }
+        | Outcome::RangeDeleted { revision, .. }
+        | Outcome::Txn { revision, .. } => *revision,
+        _ => Revision::ZERO,
+    }
+}
+
 /// A reply of the wrong kind: a bug of the server's.
 pub(crate) fn unexpected(response: &Response) -> Error {
     let kind = match response {
@@ -378,8 +408,17 @@ pub(crate) fn unexpected(response: &Response) -> Error {
         Response::GotBatch(_) => "a batch-get",
         Response::Put(_) => "a put",
         Response::Deleted(_) => "a delete",
+        Response::RangeDeleted(_) => "the deletion of a range",
+        Response::Txn(_) => "a transaction",
+        Response::Lease(_) => "a change of a lease",
+        Response::LeaseKept(_) => "a keep-alive of a lease",
         Response::Session(_) => "a session request",
-        Response::Page { .. } => "a scan",
+        Response::Told { .. } => "a word about a lease",
+        Response::LeaseInfo(_) | Response::Leases(_) | Response::LeaseKeys(_) => "a look at leases",
+        Response::Page(_) => "a scan",
+        Response::Snapshot(_) => "a snapshot",
+        Response::ReadPoint { .. } => "a read point",
+        Response::Changes(_) => "a look at changes",
     };
     Error::internal(format!("the server answered with the reply to {kind}, which was not asked"))
 }

@@ -4,7 +4,7 @@ use std::{ops::RangeBounds, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use kvd_proto::v1::{LocateRequest, MoveLeaderRequest, StatusRequest};
-use kvd_types::{Error, Key, NodeId, Result, ShardId, operation::Request};
+use kvd_types::{Error, NodeId, Result, ShardId, operation::Request};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -12,10 +12,15 @@ use crate::{
     attempts::Attempts,
     config::{Config, check_deadline},
     core::Core,
-    request::{BatchGet, Delete, Get, IntoBytes, Put},
+    follow::follow_topology,
+    keeper::keep_leases_alive,
+    namespace::Namespace,
+    range::KeyRange,
+    request::{BatchGet, Delete, DeleteRange, Get, IntoBytes, Put},
     scan::Scan,
+    seen::SessionToken,
     topology::{Location, Status, Topology, shard_from_wire},
-    watch::watch,
+    txn::Txn,
 };
 
 /// How long the sessions may take to close.
@@ -25,12 +30,14 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
+    namespace: Namespace,
 }
 
 #[derive(Debug)]
 struct Shared {
     core: Arc<Core>,
-    watcher: AbortOnDropHandle<()>,
+    follower: AbortOnDropHandle<()>,
+    keeper: AbortOnDropHandle<()>,
 }
 
 impl Client {
@@ -66,44 +73,99 @@ impl Client {
             }
         }
         drop(answers);
-        let watcher = AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&core))));
-        Ok(Self { shared: Arc::new(Shared { core, watcher }) })
+        let follower = AbortOnDropHandle::new(tokio::spawn(follow_topology(Arc::clone(&core))));
+        let keeper = AbortOnDropHandle::new(tokio::spawn(keep_leases_alive(Arc::clone(&core))));
+        let shared = Arc::new(Shared { core, follower, keeper });
+        Ok(Self { shared, namespace: Namespace::default() })
     }
 
     /// Reads a key, linearizably.
     pub fn get(&self, key: impl IntoBytes) -> Get {
-        Get::new(self.clone(), Key::new(key.into_bytes()))
+        Get::new(self.clone(), self.namespace.key(&key.into_bytes()))
     }
 
-    /// Reads many keys. Each is read linearizably; those of one shard at one moment (512 of them at a time, fewer if they are large), those of
-    /// different shards not.
+    /// Reads many keys. Each is read linearizably; those of one shard at one moment (512 of them at a time, fewer if they are
+    /// large), those of different shards not, unless as of a revision.
     pub fn batch_get<K: IntoBytes>(&self, keys: impl IntoIterator<Item = K>) -> BatchGet {
-        BatchGet::new(self.clone(), keys.into_iter().map(|key| Key::new(key.into_bytes())).collect())
+        BatchGet::new(
+            self.clone(),
+            keys.into_iter().map(|key| self.namespace.key(&key.into_bytes())).collect(),
+        )
     }
 
     /// Sets a key, once, however often it must be tried.
     pub fn put(&self, key: impl IntoBytes, value: impl IntoBytes) -> Put {
-        Put::new(self.clone(), Key::new(key.into_bytes()), value.into_bytes())
+        Put::new(self.clone(), self.namespace.key(&key.into_bytes()), value.into_bytes())
     }
 
     /// Removes a key, once, however often it must be tried.
     pub fn delete(&self, key: impl IntoBytes) -> Delete {
-        Delete::new(self.clone(), Key::new(key.into_bytes()))
+        Delete::new(self.clone(), self.namespace.key(&key.into_bytes()))
     }
 
-    /// Reads the keys of a range, in order. Read page by page: each page linearizably, at a moment of its own.
+    /// Removes the keys of a range, shard by shard and step by step. See [`DeleteRange`].
+    pub fn delete_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> DeleteRange {
+        DeleteRange::new(self.clone(), self.namespace.range(&KeyRange::of(&range)))
+    }
+
+    /// Removes the keys that begin so. See [`Client::delete_range`].
+    pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> DeleteRange {
+        DeleteRange::new(self.clone(), self.namespace.range(&KeyRange::prefix(prefix.as_ref())))
+    }
+
+    /// Compares, then reads and changes many keys of one shard, all at once. See [`txn`](crate::txn).
+    pub fn txn(&self) -> Txn {
+        Txn::new(self.clone())
+    }
+
+    /// Reads the keys of a range, in order, as of one moment. See [`scan`](crate::scan).
     pub fn scan<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Scan {
-        Scan::range(self.clone(), &range)
+        Scan::new(self.clone(), self.namespace.range(&KeyRange::of(&range)))
     }
 
     /// Reads the keys that begin so, in order. See [`Client::scan`].
     pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Scan {
-        Scan::prefix(self.clone(), prefix.as_ref())
+        Scan::new(self.clone(), self.namespace.range(&KeyRange::prefix(prefix.as_ref())))
     }
 
     /// Reads all keys, in order. See [`Client::scan`].
     pub fn scan_all(&self) -> Scan {
-        Scan::prefix(self.clone(), b"")
+        self.scan_prefix(b"")
+    }
+
+    /// A client that puts a prefix before all keys that it names, and sees only keys with that prefix, without it; all else it
+    /// shares with this one. A namespace in a namespace has both prefixes.
+    ///
+    /// A prefix with a whole hash tag, as `{tag}`, puts all its keys into one shard; with half of one, `{tag`, keys share
+    /// tags in ways that are hard to foresee. Messages of errors name keys in full. Leases have no namespace.
+    #[must_use]
+    pub fn namespace(&self, prefix: impl IntoBytes) -> Self {
+        let namespace = self.namespace.nested(&prefix.into_bytes());
+        Self { shared: Arc::clone(&self.shared), namespace }
+    }
+
+    /// What this client has seen, for another one that is to see no less: see [`Client::see`].
+    #[must_use]
+    pub fn session_token(&self) -> SessionToken {
+        self.core().seen.token(self.core().cluster_id())
+    }
+
+    /// Sees to it that reads with session consistency see what another client has seen.
+    ///
+    /// ```no_run
+    /// # async fn example(one: kvd_client::Client, other: kvd_client::Client) -> kvd_client::Result<()> {
+    /// one.put("greeting", "hello").await?;
+    /// let token = one.session_token().to_string();
+    /// // In another process:
+    /// other.see(&token.parse()?)?;
+    /// assert!(other.get("greeting").session().await?.is_some());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Invalid argument: the token is of another cluster.
+    pub fn see(&self, token: &SessionToken) -> Result<()> {
+        self.core().seen.take(token, &self.core().cluster_id())
     }
 
     /// What any one node says of the cluster and of itself.
@@ -155,7 +217,7 @@ impl Client {
     /// # Errors
     /// As any request.
     pub async fn locate(&self, key: impl IntoBytes) -> Result<Location> {
-        let key = Key::new(key.into_bytes())?;
+        let key = self.namespace.key(&key.into_bytes())?;
         let call = async |mut cluster: crate::core::ClusterService| {
             cluster.locate(LocateRequest { key: key.bytes().clone() }).await
         };
@@ -192,12 +254,18 @@ impl Client {
             }
         });
         join_all(closing).await;
-        self.shared.watcher.abort();
+        self.shared.follower.abort();
+        self.shared.keeper.abort();
         core.close();
     }
 
     pub(crate) fn core(&self) -> &Core {
         &self.shared.core
+    }
+
+    /// What the keys that callers name go through, and those that they are given.
+    pub(crate) const fn namespace_of_keys(&self) -> &Namespace {
+        &self.namespace
     }
 
     /// When a request that begins now must be done.

@@ -28,6 +28,7 @@ pub struct Config {
     pub(crate) deadline: Duration,
     pub(crate) try_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    pub(crate) zone: Option<String>,
     pub(crate) dialer: Dialer,
 }
 
@@ -40,6 +41,7 @@ impl Config {
             deadline: REQUEST_DEADLINE_DEFAULT,
             try_timeout: TRY_TIMEOUT_DEFAULT,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            zone: None,
             dialer: Dialer::default(),
         }
     }
@@ -63,6 +65,14 @@ impl Config {
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// The failure domain that this client stands in: reads that any replica may serve, and watches, go to nodes of the same
+    /// zone where there are some.
+    #[must_use]
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = Some(zone.into()).filter(|zone: &String| !zone.is_empty());
         self
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,9 +24,11 @@ use tonic::{Response, Status, transport::Channel};
 use crate::{
     backoff::Backoff,
     config::{Config, ENDPOINTS_MAX},
+    keeper::Keeper,
     peer::Peer,
     pipeline::describe,
     router::Router,
+    seen::Seen,
     session::Session,
     topology::{self, Topology},
 };
@@ -42,10 +44,14 @@ pub(crate) type ClusterService = ClusterClient<Channel>;
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) router: Router,
+    pub(crate) seen: Seen,
+    pub(crate) keeper: Keeper,
     peers: RwLock<HashMap<Arc<str>, Arc<Peer>>>,
     sessions: Mutex<HashMap<ShardId, Arc<SessionCell>>>,
     refreshing: tokio::sync::Mutex<()>,
     closed: AtomicBool,
+    /// Counts the choices among equals, so that each is asked in turn.
+    turn: AtomicUsize,
 }
 
 /// The session with one shard, if there is one.
@@ -79,10 +85,13 @@ impl Core {
         Self {
             config,
             router: Router::new(),
+            seen: Seen::default(),
+            keeper: Keeper::default(),
             peers: RwLock::default(),
             sessions: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
+            turn: AtomicUsize::new(0),
         }
     }
 
@@ -131,6 +140,39 @@ impl Core {
             .or_else(|| any_of(&endpoints, healthy))
             .or_else(|| any_of(&nodes, allowed))
             .or_else(|| any_of(&endpoints, allowed))
+    }
+
+    /// The address to ask for what any replica of a shard may answer: a holder in this client's zone, else any one, each in
+    /// turn, those in good health first. Without one, as [`Core::choose`].
+    pub(crate) fn choose_holder(&self, shard: ShardId, avoid: &[Arc<str>]) -> Option<Arc<str>> {
+        let holders = self.router.holders(shard);
+        self.choose_near(&holders, avoid).or_else(|| self.choose(Some(shard), avoid))
+    }
+
+    /// The address to ask for what any node may answer, near ones first. `None` if all are among those to avoid.
+    pub(crate) fn choose_any(&self, avoid: &[Arc<str>]) -> Option<Arc<str>> {
+        self.choose_near(&self.router.nodes(), avoid).or_else(|| self.choose(None, avoid))
+    }
+
+    fn choose_near(&self, addresses: &[Arc<str>], avoid: &[Arc<str>]) -> Option<Arc<str>> {
+        let healthy = |address: &Arc<str>| {
+            !avoid.contains(address) && !self.peers.read().get(address).is_some_and(|peer| peer.is_shunned())
+        };
+        let usable: Vec<_> = addresses.iter().filter(|address| healthy(address)).collect();
+        let near: Vec<_> = match &self.config.zone {
+            Some(zone) => {
+                usable.iter().copied().filter(|address| self.router.is_in_zone(address, zone)).collect()
+            }
+            None => Vec::new(),
+        };
+        let among = if near.is_empty() { usable } else { near };
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        among.get(turn.checked_rem(among.len())?).map(|address| Arc::clone(address))
+    }
+
+    /// The cluster's id; empty before it is known.
+    pub(crate) fn cluster_id(&self) -> String {
+        self.router.topology().map(|topology| topology.cluster_id.clone()).unwrap_or_default()
     }
 
     /// Takes a topology that a node has told, and forgets nodes that are gone.

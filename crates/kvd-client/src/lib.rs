@@ -36,6 +36,22 @@
 //! - **Exactly once.** A write is applied once however often it is tried: it carries its place in a session that this
 //!   client has with the shard.
 //!
+//! - **Seeing what was seen.** It remembers how far each shard was in its answers, for reads with session consistency:
+//!   they may be served by any replica, and never miss what this client has written or seen.
+//! - **Keeping alive.** One task keeps all leases of a client alive and says when one may be lost.
+//! - **Going on.** A watch that loses its node goes on at another one, each change told once.
+//!
+//! # What there is
+//! | to do this | begin here |
+//! |---|---|
+//! | read and write keys | [`Client::get`], [`Client::batch_get`], [`Client::put`], [`Client::delete`] |
+//! | change many keys at once | [`Client::txn`] |
+//! | read or remove a range | [`Client::scan`], [`Client::delete_range`] |
+//! | be told of changes | [`Client::watch`] |
+//! | let keys go by themselves | [`Put::ttl`], [`Client::grant_lease`] |
+//! | be the only one | [`Client::lock`], [`Client::election`] |
+//! | keep to a part of the keys | [`Client::namespace`] |
+//!
 //! # When a request fails
 //! [`Error::outcome_unknown`] tells whether a write may have been applied (or may yet be). If not, it was *not applied*.
 //! A write whose future is dropped is not tried again: a try in flight may still be applied, once.
@@ -49,23 +65,45 @@ mod backoff;
 mod client;
 mod config;
 mod core;
+pub mod election;
+mod follow;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod keeper;
+pub mod lease;
+pub mod lock;
+mod namespace;
 mod peer;
 mod pipeline;
+mod queue;
+mod range;
 mod request;
 mod router;
-mod scan;
+pub mod scan;
+mod seen;
 mod session;
+mod token;
 mod topology;
-mod watch;
+pub mod txn;
+pub mod watch;
 
 pub use client::Client;
 pub use config::{CONNECT_TIMEOUT_DEFAULT, Config, ENDPOINTS_MAX, TRY_TIMEOUT_DEFAULT};
-pub use kvd_types::{Error, ErrorKind, Key, NodeId, Record, Result, Revision, ShardId};
+pub use election::{Election, Leader, Leaders, Leadership};
+pub use kvd_types::{
+    Consistency, Error, ErrorKind, Event, Key, LeaseId, NodeId, Record, Result, Revision, ShardId, TxnResult,
+    operation::{Filter, Served},
+};
+pub use lease::{GrantLease, KeptLease, Lease, LeaseStatus, Leases};
+pub use lock::{Acquire, Lock, TryAcquire};
 pub use request::{
-    BatchGet, Conditional, Delete, DeleteIf, DeleteResult, Get, IntoBytes, Put, PutIf, PutResult,
+    BatchGet, Conditional, Delete, DeleteIf, DeleteRange, DeleteRangeError, DeleteResult, Deletions, Found,
+    Get, GetServed, IntoBytes, Put, PutIf, PutResult,
 };
 pub use scan::{Rows, Scan};
+pub use seen::SessionToken;
+pub use token::Token;
 pub use topology::{Location, Node, Replica, ReplicaStatus, Shard, Status, Topology};
+pub use txn::{Compare, CompareNumber, CompareValue, Txn, TxnDelete, TxnOp, TxnOutcome, TxnPut};
+pub use watch::{Watch, WatchItem, WatchStream};

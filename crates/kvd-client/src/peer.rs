@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use kvd_proto::v1::cluster_client::ClusterClient;
+use kvd_proto::v1::{cluster_client::ClusterClient, kv_client::KvClient};
 use kvd_types::{Error, Result, limits::MESSAGE_BYTES_MAX};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -30,6 +30,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1250);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// See [`STREAM_WINDOW_BYTES`].
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Bytes that a server may send ahead on one watch.
+const WATCH_WINDOW_BYTES: u32 = 256 << 10;
 /// How long a node is shunned after its first failure, and at most.
 const SHUN_FIRST: Duration = Duration::from_millis(100);
 /// See [`SHUN_FIRST`].
@@ -40,6 +42,8 @@ const SHUN_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Peer {
     address: Arc<str>,
     channel: Channel,
+    /// For watches alone: a slow reader of events must not fill the window of the connection that all else goes over.
+    watch_channel: Channel,
     connect_timeout: Duration,
     pipeline: ArcSwapOption<Pipeline>,
     /// Held by whoever opens the pipeline: the others wait for the same attempt.
@@ -73,9 +77,11 @@ impl Peer {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let watch_endpoint = endpoint.clone().initial_stream_window_size(WATCH_WINDOW_BYTES);
         Ok(Self {
             address,
             channel: config.dialer.connect_lazily(&endpoint),
+            watch_channel: config.dialer.connect_lazily(&watch_endpoint),
             connect_timeout: config.connect_timeout,
             pipeline: ArcSwapOption::empty(),
             opening: tokio::sync::Mutex::default(),
@@ -91,6 +97,11 @@ impl Peer {
     /// The node's cluster service.
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
         ClusterClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The node's data service, for watches.
+    pub(crate) fn watches(&self) -> KvClient<Channel> {
+        KvClient::new(self.watch_channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The pipeline to the node, opened if need be.

@@ -13,11 +13,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use kvd_placement::Ring;
-use kvd_types::{Error, ErrorKind, Key, NodeId, Result, ShardId, cluster::RingSpec};
+use kvd_types::{Error, ErrorKind, NodeId, Result, ShardId, cluster::RingSpec};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::topology::Topology;
+use crate::topology::{Node, Topology};
 
 /// Who should be asked.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ struct Map {
     holders: HashMap<ShardId, Vec<Arc<str>>>,
     /// All nodes, the reachable ones first.
     nodes: Vec<Arc<str>>,
+    /// The zone of each node.
+    zones: HashMap<Arc<str>, String>,
 }
 
 impl Router {
@@ -116,11 +118,6 @@ impl Router {
         self.map.load().ring.clone()
     }
 
-    /// The shard that owns a key.
-    pub(crate) fn shard_of(&self, key: &Key) -> Option<ShardId> {
-        self.map.load().ring.as_ref().map(|ring| ring.shard_of(key))
-    }
-
     /// A node's client address.
     pub(crate) fn address_of(&self, node: NodeId) -> Option<Arc<str>> {
         self.map.load().addresses.get(&node).cloned()
@@ -139,6 +136,11 @@ impl Router {
     /// All nodes, the reachable ones first.
     pub(crate) fn nodes(&self) -> Vec<Arc<str>> {
         self.map.load().nodes.clone()
+    }
+
+    /// Whether a node is in a zone.
+    pub(crate) fn is_in_zone(&self, address: &str, zone: &str) -> bool {
+        self.map.load().zones.get(address).is_some_and(|of| of == zone)
     }
 
     /// A reply or a redirect says that the shard's leader is there.
@@ -189,7 +191,9 @@ impl Map {
         let holders = holders.collect();
         let (near, far): (Vec<_>, Vec<_>) = topology.nodes.iter().map(|node| node.id).partition(reachable);
         let nodes = near.into_iter().chain(far).filter_map(|node| addresses.get(&node).cloned()).collect();
-        Ok(Self { topology: Some(Arc::new(topology)), ring, addresses, holders, nodes })
+        let zone = |node: &Node| Some((addresses.get(&node.id).cloned()?, node.zone.clone()));
+        let zones = topology.nodes.iter().filter_map(zone).collect();
+        Ok(Self { topology: Some(Arc::new(topology)), ring, addresses, holders, nodes, zones })
     }
 }
 
@@ -208,7 +212,7 @@ mod tests {
     use kvd_types::{MetaEpoch, ReplicaId};
 
     use super::*;
-    use crate::topology::{Node, Replica, Shard};
+    use crate::topology::{Replica, Shard};
 
     fn topology(epoch: u64, leader: u64) -> Topology {
         let node = |id: u64| Node {

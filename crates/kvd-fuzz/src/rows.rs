@@ -4,17 +4,14 @@
 //! machine may refuse them (they are corrupt), but what it does open on must go on to work: entries are applied, what is
 //! written is read back, and opening again gives the same machine.
 
-use std::{
-    ops::Bound::{Included, Unbounded},
-    sync::Arc,
-};
+use std::{ops::Bound::Unbounded, sync::Arc};
 
 use bytes::Bytes;
-use kvd_machine::{Machine, MetaMachine, Position, ShardMachine};
+use kvd_machine::{AsOf, Machine, MetaMachine, Position, ShardMachine};
 use kvd_storage::{engine::MemoryEngine, table::Table};
 use kvd_types::{
-    Command, Condition, GroupId, Key, LogIndex, Outcome, Proposal, ReplicaId, Revision, SequenceNumber,
-    SessionId, SessionPosition, ShardId, Term, Write, WriteOp,
+    Command, Condition, GroupId, Key, Lifetime, LogIndex, Outcome, Proposal, ReplicaId, Revision,
+    SequenceNumber, SessionId, SessionPosition, ShardId, Term, Write, WriteOp, operation::ScanPage,
 };
 
 use crate::{
@@ -24,6 +21,8 @@ use crate::{
 
 const SHARD: ShardId = ShardId(7);
 const NOW_MS: u64 = 1_800_000_000_000;
+const AGE_MS: u64 = 70_000;
+const COMPACTED: Revision = Revision::from_unix_ms(NOW_MS - 1000);
 /// A row can't be longer than the longest key and some.
 const ROWS_MAX: usize = 256;
 
@@ -48,7 +47,8 @@ fn apply(machine: &mut Machine, commands: Vec<Command>) -> Option<Result<Vec<Out
     let applied = machine.applied();
     let index = applied.map_or(Some(0), |at| at.index.get().checked_add(1))?;
     let term = applied.map_or(Term(1), |at| at.term);
-    let proposal = Proposal { clock: Revision::from_unix_ms(NOW_MS), commands };
+    let clock = Revision::from_unix_ms(NOW_MS);
+    let proposal = Proposal { clock, age_ms: AGE_MS, ceiling: clock, compacted: COMPACTED, commands };
     Some(machine.apply(Position { index: LogIndex(index), term }, &proposal))
 }
 
@@ -64,7 +64,13 @@ fn check_reopened(group: GroupId, table: &Arc<Table>, mut machine: Machine) {
 
 fn put(key: &Key, session: Option<SessionPosition>) -> Command {
     let value = Bytes::from_static(b"new");
-    let op = WriteOp::Put { key: key.clone(), value, condition: Condition::Always, want_previous: true };
+    let op = WriteOp::Put {
+        key: key.clone(),
+        value,
+        lifetime: Lifetime::Ttl(1),
+        condition: Condition::Always,
+        want_previous: true,
+    };
     Command::Write(Write { session, op })
 }
 
@@ -79,10 +85,11 @@ pub fn shard(bytes: &[u8]) {
         .collect();
     let Ok(opened) = ShardMachine::open(SHARD, Arc::clone(&table)) else { return };
     let reader = opened.reader();
-    let Ok(page) = reader.scan(Unbounded, Unbounded, usize::MAX, usize::MAX) else { return };
+    let all = |start: Bytes| reader.page(&ScanPage { start, ..ScanPage::default() });
+    let Ok(AsOf::Known(page)) = all(Bytes::new()) else { return };
     for (key, record) in &page.rows {
         assert_eq!(reader.get(key).expect("a scan has read it").as_ref(), Some(record));
-        let from = reader.scan(Included(key.as_bytes()), Unbounded, 1, 1).expect("a scan has read it");
+        let Ok(AsOf::Known(from)) = all(key.bytes().clone()) else { panic!("a scan has read it") };
         assert_eq!(from.rows.first(), Some(&(key.clone(), record.clone())));
     }
     let mut machine = Machine::Shard(opened);
@@ -96,7 +103,8 @@ pub fn shard(bytes: &[u8]) {
     }
     let expected = commands.len();
     let Some(applied) = apply(&mut machine, commands) else { return };
-    let outcomes = applied.expect("all rows were read before");
+    // Rows of what is due, of history and of leases are read only now.
+    let Ok(outcomes) = applied else { return };
     assert_eq!(outcomes.len(), expected);
     for pair in outcomes.get(2..).unwrap_or_default().chunks(2) {
         assert_eq!(pair[0], pair[1], "a retry's outcome is the first one's");

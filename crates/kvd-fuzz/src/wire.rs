@@ -15,7 +15,7 @@ use kvd_proto::{
 use kvd_raft::{fuzzing as raft, peer::Handshake};
 use kvd_types::{
     Error, ErrorKind, Key, Result,
-    limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX},
+    limits::{KEY_BYTES_MAX, REQUEST_BYTES_MAX, VALUE_BYTES_MAX},
 };
 use prost::Message;
 use tonic::{
@@ -49,9 +49,9 @@ pub fn client_requests(bytes: &[u8]) {
         assert_eq!(request_from_wire(request_to_wire(request.clone())).as_ref(), Ok(&request));
         if request.check(VALUE_BYTES_MAX).is_ok() {
             // What is let through is what the rest of the node may count on.
-            if let kvd_types::operation::Request::Write(write) = &request {
-                assert!((1..=KEY_BYTES_MAX).contains(&write.op.key().as_bytes().len()));
-                assert!(write.op.size_bytes() <= KEY_BYTES_MAX + VALUE_BYTES_MAX + 1024);
+            if let kvd_types::operation::Request::Write(write, _) = &request {
+                assert!(write.op.keys().all(|key| (1..=KEY_BYTES_MAX).contains(&key.as_bytes().len())));
+                assert!(write.op.size_bytes() <= REQUEST_BYTES_MAX + 1024);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use kvd_storage::table::Table;
-use kvd_types::{GroupId, LogIndex, Term};
+use kvd_types::{GroupId, LogIndex, Revision, Term};
 use prost::Message;
 
 use crate::{
@@ -70,6 +70,40 @@ pub(crate) struct ShardRow {
     /// Bytes of the keys and their values.
     #[prost(uint64, tag = "7")]
     pub(crate) bytes: u64,
+    /// Reads at revisions below are refused.
+    #[prost(fixed64, tag = "8")]
+    pub(crate) compacted: u64,
+    /// All changes up to here have been removed.
+    #[prost(fixed64, tag = "9")]
+    pub(crate) forgotten: u64,
+    /// The sum of the hashes of the rows of changes and replaced versions.
+    #[prost(fixed64, tag = "10")]
+    pub(crate) history_digest: u64,
+    /// Bytes of those rows.
+    #[prost(uint64, tag = "11")]
+    pub(crate) history_bytes: u64,
+    /// Readers may have been shown any revision up to this.
+    #[prost(fixed64, tag = "12")]
+    pub(crate) ceiling: u64,
+    /// How long the shard has been led, in milliseconds.
+    #[prost(uint64, tag = "13")]
+    pub(crate) age_ms: u64,
+    /// How many leases have their home here.
+    #[prost(uint64, tag = "14")]
+    pub(crate) leases: u64,
+    /// How many of them end.
+    #[prost(uint64, tag = "15")]
+    pub(crate) leases_ending: u64,
+    /// The sum of the hashes of the rows of leases.
+    #[prost(fixed64, tag = "16")]
+    pub(crate) leases_digest: u64,
+}
+
+/// The revision below which a shard's table can't be read, as far as its rows tell; see [`ShardRow::compacted`].
+pub(crate) fn compacted(table: &Table) -> Result<Revision, Error> {
+    let Some(bytes) = table.get(rows::BOOKS)? else { return Ok(Revision::ZERO) };
+    let row = BooksRow::decode(bytes).map_err(|error| Error::corrupt(rows::BOOKS, error))?;
+    Ok(row.shard.map_or(Revision::ZERO, |shard| Revision(shard.compacted)))
 }
 
 /// What both machines keep beside their data.

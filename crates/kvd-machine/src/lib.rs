@@ -7,20 +7,27 @@
 //!
 //! # The approach
 //! A [`Machine`] turns a [`Proposal`] into [`Outcome`]s and changes of a replica's rows, and knows nothing but these
-//! values: time comes in the entry, ids are counted, order comes from ordered collections. [`ShardMachine`] holds keys and
-//! sessions, [`MetaMachine`] the state of the cluster.
+//! values: time comes in the entry, ids are counted, order comes from ordered collections. [`ShardMachine`] holds keys and what
+//! they were, leases and sessions, [`MetaMachine`] the state of the cluster.
 //!
 //! Rows are written to the replica's [`Table`] with each entry. What changes with *every* entry (the applied position,
 //! counters, sessions) is kept in memory and becomes rows in [`Machine::prepare_freeze`], just before the table freezes a
 //! generation: so whatever generation survives a crash is the exact state at one log index, and the log replays the
 //! rest. [`rows`] has the layout, byte by byte.
 //!
+//! A [`ShardReader`] reads a shard beside whoever applies its entries: keys and pages of them, as they are or as they were at a
+//! revision; what has changed since one; leases. Nothing that it is asked for takes long, whatever the shard holds: an answer
+//! is a page, and says where to go on.
+//!
 //! # Invariants
 //! - Two machines that applied the same entries have equal outcomes, equal [`Machine::digest`]s and, once prepared,
 //!   equal rows (but for the header, which is `kvd-raft`'s), wherever either of them was stopped and reopened on the way.
 //! - No entry is applied twice: positions grow, or the machine stops with [`Error::OutOfOrder`]. That none is left out
 //!   is for the log's reader to ensure.
-//! - Revisions grow strictly within a shard, and only a write that changes something takes one.
+//! - Revisions grow strictly within a shard, and only a write that changes something takes one. What one command writes, a
+//!   transaction or a step of a range's deletion, shares one.
+//! - What a reader is shown as of a revision never changes. It is refused, from then on and on every replica alike, once the
+//!   entries say that it is forgotten.
 //! - An [`Error`] is a fault of the disk or of the log, never an answer to a command. After one, the replica must stop:
 //!   the machine in memory may have applied half an entry.
 //!
@@ -30,8 +37,8 @@
 //! log itself that all replicas pass at the same index.
 //!
 //! # What is deliberately absent
-//! No clock, no randomness, no hash maps, no async, no threads, no Raft. No watches and no history yet: [`rows`]
-//! reserves their place.
+//! No clock, no randomness, no hash maps, no async, no threads, no Raft. No watchers: they read what has changed. No word of
+//! one shard to another: whoever leads tells the others of a lease's end, in entries of theirs.
 //!
 //! [`Table`]: kvd_storage::table::Table
 //! [`Proposal`]: kvd_types::Proposal
@@ -52,4 +59,4 @@ pub use books::Position;
 pub use error::Error;
 pub use machine::Machine;
 pub use meta::{MetaMachine, MetaState};
-pub use shard::{Page, ShardMachine, ShardReader, ShardStats};
+pub use shard::{AsOf, LeaseView, ShardMachine, ShardReader, ShardStats};

@@ -10,6 +10,7 @@ use crate::{Error, MetaMachine, Position, ShardMachine};
 
 /// The state machine of one replica.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a replica has one of these and never moves it")]
 pub enum Machine {
     /// Of a shard.
     Shard(ShardMachine),

@@ -134,7 +134,7 @@ impl MetaMachine {
     fn run(&mut self, command: &Command) -> Outcome {
         match command {
             Command::Meta(command) => Outcome::Meta(self.change(command)),
-            Command::Write(_) | Command::OpenSession | Command::CloseSession(_) => {
+            Command::Write(_) | Command::OpenSession | Command::CloseSession(_) | Command::Lease(_) => {
                 Outcome::Refused(Refusal::WrongGroup)
             }
         }

@@ -16,35 +16,59 @@
 //!   compared with the node's own clock. Sessions lose at most [`SESSION_CLOCK_STEP_MAX`] of their idle time.
 //! - *Ahead by centuries:* a clock counts as [`CLOCK_MAX`] at most, so that half of all revisions remain to count on.
 //!
+//! # Time
+//! What has a lifetime lives by the shard's *age*: how long it has been led, in milliseconds, as its leaders count it. It
+//! stands still while nobody leads, so nothing lapses unserved; and no clock can make it jump.
+//!
+//! # What readers were shown
+//! A reader may be shown the shard as of a revision that no write has had yet, so that shards can be read as of one moment.
+//! No write gets such a revision later: the leader that showed it sees to that while it leads, and for those after it the
+//! entry before had raised a *ceiling*: at each change of term, revisions go on above it.
+//!
 //! # An entry
-//! First the sessions' time passes, then the commands are run in order, each seeing what those before it did, then all
-//! changed rows go to the table at once. Readers see an entry's changes together.
+//! First time passes: what is due lapses. Then the commands are run in order, each seeing what those before it did; then some of
+//! what may be forgotten is, the more the more has changed; and all changed rows go to the table at once. Readers see an
+//! entry's changes together.
 //!
 //! [`SESSION_CLOCK_STEP_MAX`]: kvd_types::limits::SESSION_CLOCK_STEP_MAX
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kvd_storage::table::Table;
 use kvd_types::{
-    Command, Condition, GroupId, Outcome, Proposal, Record, Revision, SessionPosition, ShardId, Write,
-    WriteOp, outcome::Refusal,
+    Command, GroupId, Outcome, Proposal, Revision, SessionPosition, ShardId, Write, outcome::Refusal,
 };
 use parking_lot::Mutex;
 
-use self::sessions::{Admission, Sessions};
+use self::{
+    history::History,
+    keys::Contents,
+    leases::Leases,
+    pending::Pending,
+    sessions::{Admission, Sessions},
+    write::Decision,
+};
 use crate::{
     Error, Position,
     books::{Books, RowChanges, ShardRow},
-    digest::row_hash,
-    rows,
 };
 
+mod expiry;
+mod feed;
+pub(crate) mod history;
+mod keys;
+mod lease_view;
+mod leases;
+pub(crate) mod page;
+mod pending;
 mod reader;
 mod record;
 mod sessions;
+mod write;
 
-pub use reader::{Page, ShardReader, ShardStats};
+pub use lease_view::LeaseView;
+pub use reader::{AsOf, ShardReader, ShardStats};
 
 /// The latest clock that is believed: half of all revisions, in the year 2248.
 pub const CLOCK_MAX: Revision = Revision(1 << 63);
@@ -56,29 +80,18 @@ pub struct ShardMachine {
     table: Arc<Table>,
     books: Books,
     last_revision: Revision,
+    /// Readers may have been shown any revision up to this.
+    ceiling: Revision,
+    /// How long the shard has been led.
+    age_ms: u64,
+    /// The age at which something may be due; none: nothing ever is.
+    next_due_ms: Option<u64>,
     contents: Contents,
+    history: History,
+    leases: Leases,
     sessions: Sessions,
     /// What readers see of the counters, as of the last entry.
     published: Arc<Mutex<ShardStats>>,
-}
-
-/// Sums over the keys' current versions, kept with each write.
-#[derive(Clone, Copy, Debug, Default)]
-struct Contents {
-    digest: u64,
-    keys: u64,
-    bytes: u64,
-}
-
-/// The rows that one entry has changed so far.
-#[derive(Debug, Default)]
-struct Pending(BTreeMap<Bytes, Option<Bytes>>);
-
-/// What a write would do, decided before anything changes.
-struct Decision {
-    outcome: Outcome,
-    /// The key's new version (`Some(None)`: it goes), if anything changes.
-    change: Option<Option<Record>>,
 }
 
 impl ShardMachine {
@@ -89,10 +102,26 @@ impl ShardMachine {
     pub fn open(shard: ShardId, table: Arc<Table>) -> Result<Self, Error> {
         let (books, row) = Books::load(GroupId::from(shard), &table)?;
         let sessions = Sessions::load(&row, &table)?;
-        let contents = Contents { digest: row.digest, keys: row.keys, bytes: row.bytes };
-        let last_revision = Revision(row.last_revision);
-        let published = Arc::default();
-        let machine = Self { shard, table, books, last_revision, contents, sessions, published };
+        let mut machine = Self {
+            shard,
+            books,
+            last_revision: Revision(row.last_revision),
+            ceiling: Revision(row.ceiling),
+            age_ms: row.age_ms,
+            next_due_ms: None,
+            contents: Contents { digest: row.digest, keys: row.keys, bytes: row.bytes },
+            history: History {
+                compacted: Revision(row.compacted),
+                forgotten: Revision(row.forgotten),
+                digest: row.history_digest,
+                bytes: row.history_bytes,
+            },
+            leases: Leases { count: row.leases, ending: row.leases_ending, digest: row.leases_digest },
+            sessions,
+            published: Arc::default(),
+            table,
+        };
+        machine.look_for_due(&Pending::new(Arc::clone(&machine.table)))?;
         machine.publish();
         Ok(machine)
     }
@@ -102,16 +131,26 @@ impl ShardMachine {
     /// # Errors
     /// See [`crate::Machine::apply`].
     pub fn apply(&mut self, position: Position, proposal: &Proposal) -> Result<Vec<Outcome>, Error> {
-        self.books.advance(position)?;
+        self.advance(position)?;
         let clock = proposal.clock.min(CLOCK_MAX);
+        self.ceiling = self.ceiling.max(proposal.ceiling.min(CLOCK_MAX));
+        self.age_ms = self.age_ms.max(proposal.age_ms);
         self.sessions.pass_time(clock);
-        let mut pending = Pending::default();
+        let mut pending = Pending::new(Arc::clone(&self.table));
+        if self.history.compact(proposal.compacted.min(self.last_revision)) {
+            // Told before anything goes: whoever reads looks again when it has read.
+            self.publish();
+        }
+        self.expire(clock, &mut pending)?;
         let outcomes = proposal
             .commands
             .iter()
             .map(|command| self.run(clock, command, &mut pending))
             .collect::<Result<Vec<_>, _>>()?;
-        self.table.write(pending.0);
+        let changes_made = pending.changes.len();
+        self.history.write_changes(&mut pending);
+        self.history.forget(&self.table, &mut pending, changes_made)?;
+        self.table.write(pending.into_rows());
         self.publish();
         Ok(outcomes)
     }
@@ -121,7 +160,20 @@ impl ShardMachine {
     /// # Errors
     /// [`Error::OutOfOrder`].
     pub fn skip(&mut self, position: Position) -> Result<(), Error> {
-        self.books.advance(position)
+        self.advance(position)?;
+        // With a new term the last revision may have been raised.
+        self.publish();
+        Ok(())
+    }
+
+    /// Moves on to an entry. With a later term another leader may propose, which doesn't know what was shown to readers.
+    fn advance(&mut self, position: Position) -> Result<(), Error> {
+        let term_before = self.books.applied().map(|applied| applied.term);
+        self.books.advance(position)?;
+        if term_before != Some(position.term) {
+            self.last_revision = self.last_revision.max(self.ceiling);
+        }
+        Ok(())
     }
 
     /// The last entry that was applied or skipped; `None`: none ever.
@@ -153,6 +205,15 @@ impl ShardMachine {
             digest: self.contents.digest,
             keys: self.contents.keys,
             bytes: self.contents.bytes,
+            compacted: self.history.compacted.get(),
+            forgotten: self.history.forgotten.get(),
+            history_digest: self.history.digest,
+            history_bytes: self.history.bytes,
+            ceiling: self.ceiling.get(),
+            age_ms: self.age_ms,
+            leases: self.leases.count,
+            leases_ending: self.leases.ending,
+            leases_digest: self.leases.digest,
         };
         self.books.take_changes(Some(row), &mut changes);
         self.table.write(changes);
@@ -169,10 +230,10 @@ impl ShardMachine {
         Ok(())
     }
 
-    /// The wrapping sum of the hashes of all rows of keys; see [`crate::Machine::digest`].
+    /// The wrapping sum of the hashes of all rows of keys, of their history and of leases; see [`crate::Machine::digest`].
     #[must_use]
     pub const fn digest(&self) -> u64 {
-        self.contents.digest
+        self.contents.digest.wrapping_add(self.history.digest).wrapping_add(self.leases.digest)
     }
 
     /// A handle that reads this shard while entries are applied.
@@ -187,7 +248,15 @@ impl ShardMachine {
             bytes: self.contents.bytes,
             sessions: self.sessions.len(),
             last_revision: self.last_revision,
-            digest: self.contents.digest,
+            ceiling: self.ceiling,
+            compacted: self.history.compacted,
+            is_forgetting: self.history.forgotten < self.history.compacted,
+            history_bytes: self.history.bytes,
+            age_ms: self.age_ms,
+            next_due_ms: self.next_due_ms,
+            leases: self.leases.count,
+            leases_ending: self.leases.ending,
+            digest: self.digest(),
         };
     }
 
@@ -199,6 +268,7 @@ impl ShardMachine {
                 self.sessions.close(*session);
                 Ok(Outcome::SessionClosed)
             }
+            Command::Lease(command) => self.run_lease(clock, command, pending),
             Command::Meta(_) => Ok(Outcome::Refused(Refusal::WrongGroup)),
         }
     }
@@ -209,103 +279,34 @@ impl ShardMachine {
         {
             return Ok(outcome);
         }
-        let row = rows::latest(write.op.key().as_bytes());
-        let old = pending.get(&self.table, &row)?;
-        let current = old.as_ref().map(|bytes| record::decode(&row, bytes)).transpose()?;
-        let revision = clock.max(self.last_revision.next());
-        let Decision { outcome, change } = decide(&write.op, current.as_ref(), revision);
+        let revision = self.next_revision(clock);
+        let Decision { outcome, changes, lease } = self.decide(&write.op, revision, pending)?;
+        if matches!(outcome, Outcome::Refused(_)) {
+            // Not remembered: the same number may be tried again once it is mended.
+            return Ok(outcome);
+        }
         if !self.remember(write.session, &outcome) {
             return Ok(Outcome::Refused(Refusal::SessionFull));
         }
-        if let Some(new) = change {
+        if !changes.is_empty() {
             self.last_revision = revision;
-            let new_row = new.as_ref().map(record::encode);
-            let key_bytes = write.op.key().as_bytes().len();
-            if let (Some(old), Some(current)) = (&old, &current) {
-                self.contents.remove(key_bytes, current, row_hash(&row, old));
-            }
-            if let (Some(new_row), Some(new)) = (&new_row, &new) {
-                self.contents.add(key_bytes, new, row_hash(&row, new_row));
-            }
-            pending.0.insert(row, new_row);
+        }
+        for change in changes {
+            self.set(&change.key, change.current.as_ref(), change.new.as_ref(), revision, pending);
+        }
+        if let Some(change) = lease {
+            self.change_lease(change, pending)?;
         }
         Ok(outcome)
+    }
+
+    /// The revision of a write that is made now.
+    fn next_revision(&self, clock: Revision) -> Revision {
+        clock.max(self.last_revision.next())
     }
 
     /// Remembers the outcome of a write in a session; false: there is no room, so the write must not happen.
     fn remember(&mut self, at: Option<SessionPosition>, outcome: &Outcome) -> bool {
         at.is_none_or(|at| self.sessions.remember(at, outcome))
-    }
-}
-
-impl Pending {
-    /// A row as the commands before in this entry have left it.
-    fn get(&self, table: &Table, row: &Bytes) -> Result<Option<Bytes>, Error> {
-        match self.0.get(row) {
-            Some(changed) => Ok(changed.clone()),
-            None => Ok(table.get(row)?),
-        }
-    }
-}
-
-impl Contents {
-    fn add(&mut self, key_bytes: usize, record: &Record, hash: u64) {
-        self.digest = self.digest.wrapping_add(hash);
-        self.keys = self.keys.wrapping_add(1);
-        self.bytes = self.bytes.wrapping_add(size_bytes(key_bytes, record));
-    }
-
-    fn remove(&mut self, key_bytes: usize, record: &Record, hash: u64) {
-        self.digest = self.digest.wrapping_sub(hash);
-        self.keys = self.keys.wrapping_sub(1);
-        self.bytes = self.bytes.wrapping_sub(size_bytes(key_bytes, record));
-    }
-}
-
-fn size_bytes(key_bytes: usize, record: &Record) -> u64 {
-    u64::try_from(key_bytes.saturating_add(record.value.len())).unwrap_or(u64::MAX)
-}
-
-/// What a write does to a key, given its current version and the revision that the write would get.
-fn decide(op: &WriteOp, current: Option<&Record>, revision: Revision) -> Decision {
-    let (WriteOp::Put { condition, want_previous, .. } | WriteOp::Delete { condition, want_previous, .. }) =
-        op;
-    let unchanged = |outcome| Decision { outcome, change: None };
-    if !holds(*condition, current) {
-        let current = current.map(|record| {
-            if *want_previous { record.clone() } else { Record { value: Bytes::new(), ..record.clone() } }
-        });
-        return unchanged(Outcome::ConditionFailed { current });
-    }
-    let previous = current.filter(|_| *want_previous).cloned();
-    match (op, current) {
-        (WriteOp::Put { value, .. }, _) => {
-            let create_revision = current.map_or(revision, |record| record.create_revision);
-            let version = current.map_or(1, |record| record.version.saturating_add(1));
-            let new = Record {
-                value: value.clone(),
-                create_revision,
-                revision,
-                version,
-                lease: None,
-                expires_at_unix_ms: None,
-            };
-            Decision {
-                outcome: Outcome::Put { revision, create_revision, version, previous },
-                change: Some(Some(new)),
-            }
-        }
-        (WriteOp::Delete { .. }, Some(_)) => {
-            Decision { outcome: Outcome::Deleted { revision, previous }, change: Some(None) }
-        }
-        (WriteOp::Delete { .. }, None) => unchanged(Outcome::NotFound),
-    }
-}
-
-fn holds(condition: Condition, current: Option<&Record>) -> bool {
-    match condition {
-        Condition::Always => true,
-        Condition::Absent => current.is_none(),
-        Condition::RevisionIs(revision) => current.is_some_and(|record| record.revision == revision),
     }
 }

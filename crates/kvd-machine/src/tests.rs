@@ -5,17 +5,23 @@ use std::{ops::Bound, sync::Arc};
 use bytes::Bytes;
 use kvd_storage::{engine::MemoryEngine, table::Table};
 use kvd_types::{
-    Command, Condition, GroupId, Key, LogIndex, Outcome, Proposal, ReplicaId, Revision, SequenceNumber,
-    SessionId, SessionPosition, ShardId, Term, Write, WriteOp,
+    Command, Condition, GroupId, Key, Lifetime, LogIndex, Outcome, Proposal, ReplicaId, Revision,
+    SequenceNumber, SessionId, SessionPosition, ShardId, Term, Write, WriteOp,
 };
 
 use crate::{Machine, MetaMachine, Position, ShardMachine};
 
+mod changes;
+mod entries;
 mod faults;
+mod golden;
+mod history;
+mod leases;
 mod model;
+mod pages;
 mod recovery;
-mod scans;
 mod shard;
+mod txns;
 
 /// The group of the shard in these tests.
 pub(crate) const SHARD: GroupId = GroupId(7);
@@ -71,7 +77,7 @@ impl Replica {
     /// Applies commands at a time of the leader's clock.
     pub(crate) fn apply_at(&mut self, unix_ms: u64, commands: Vec<Command>) -> Vec<Outcome> {
         let position = at(self.next_index());
-        let proposal = Proposal { clock: Revision::from_unix_ms(unix_ms), commands };
+        let proposal = Proposal { clock: Revision::from_unix_ms(unix_ms), commands, ..Proposal::default() };
         self.machine.apply(position, &proposal).unwrap()
     }
 
@@ -127,7 +133,13 @@ pub(crate) fn key(text: &str) -> Key {
 }
 
 pub(crate) fn put(text: &str, value: impl Into<Bytes>) -> WriteOp {
-    WriteOp::Put { key: key(text), value: value.into(), condition: Condition::Always, want_previous: true }
+    WriteOp::Put {
+        key: key(text),
+        value: value.into(),
+        lifetime: Lifetime::Forever,
+        condition: Condition::Always,
+        want_previous: true,
+    }
 }
 
 pub(crate) fn delete(text: &str) -> WriteOp {
@@ -135,23 +147,27 @@ pub(crate) fn delete(text: &str) -> WriteOp {
 }
 
 /// The same write under another condition.
-pub(crate) fn only_if(condition: Condition, op: WriteOp) -> WriteOp {
-    match op {
-        WriteOp::Put { key, value, want_previous, .. } => {
-            WriteOp::Put { key, value, condition, want_previous }
-        }
-        WriteOp::Delete { key, want_previous, .. } => WriteOp::Delete { key, condition, want_previous },
+pub(crate) fn only_if(under: Condition, mut op: WriteOp) -> WriteOp {
+    if let WriteOp::Put { condition, .. } | WriteOp::Delete { condition, .. } = &mut op {
+        *condition = under;
     }
+    op
 }
 
 /// The same write, without asking for the previous version.
-pub(crate) fn quietly(op: WriteOp) -> WriteOp {
-    match op {
-        WriteOp::Put { key, value, condition, .. } => {
-            WriteOp::Put { key, value, condition, want_previous: false }
-        }
-        WriteOp::Delete { key, condition, .. } => WriteOp::Delete { key, condition, want_previous: false },
+pub(crate) fn quietly(mut op: WriteOp) -> WriteOp {
+    if let WriteOp::Put { want_previous, .. } | WriteOp::Delete { want_previous, .. } = &mut op {
+        *want_previous = false;
     }
+    op
+}
+
+/// The same put, of something that does not last.
+pub(crate) fn lasting(how_long: Lifetime, mut op: WriteOp) -> WriteOp {
+    if let WriteOp::Put { lifetime, .. } = &mut op {
+        *lifetime = how_long;
+    }
+    op
 }
 
 pub(crate) const fn once(op: WriteOp) -> Command {

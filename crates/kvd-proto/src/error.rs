@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvd_types::{Error, ErrorKind, LeaderHint, NodeId, RingEpoch, ShardId};
+use kvd_types::{Error, ErrorKind, LeaderHint, NodeId, Revision, RingEpoch, ShardId};
 use prost::Message as _;
 use tonic::{Code, Status, metadata::MetadataValue};
 
@@ -26,6 +26,7 @@ pub const fn code(kind: &ErrorKind) -> Code {
         }
         ErrorKind::Overloaded { .. } => Code::ResourceExhausted,
         ErrorKind::DeadlineExceeded | ErrorKind::OutcomeUnknown => Code::DeadlineExceeded,
+        ErrorKind::Compacted { .. } => Code::OutOfRange,
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::PermissionDenied => Code::PermissionDenied,
@@ -61,6 +62,10 @@ pub fn to_wire(error: &Error) -> v1::Error {
         ErrorKind::DeadlineExceeded => Kind::DeadlineExceeded,
         ErrorKind::OutcomeUnknown => Kind::OutcomeUnknown,
         ErrorKind::SessionUnknown => Kind::SessionUnknown,
+        ErrorKind::Compacted { oldest } => {
+            wire.oldest_revision = oldest.get();
+            Kind::Compacted
+        }
         ErrorKind::NotFound => Kind::NotFound,
         ErrorKind::FailedPrecondition => Kind::FailedPrecondition,
         ErrorKind::Unauthenticated => Kind::Unauthenticated,
@@ -89,6 +94,7 @@ pub fn from_wire(wire: v1::Error) -> Error {
         Kind::DeadlineExceeded => ErrorKind::DeadlineExceeded,
         Kind::OutcomeUnknown => ErrorKind::OutcomeUnknown,
         Kind::SessionUnknown => ErrorKind::SessionUnknown,
+        Kind::Compacted => ErrorKind::Compacted { oldest: Revision(wire.oldest_revision) },
         Kind::NotFound => ErrorKind::NotFound,
         Kind::FailedPrecondition => ErrorKind::FailedPrecondition,
         Kind::Unauthenticated => ErrorKind::Unauthenticated,
@@ -156,6 +162,7 @@ mod tests {
             ErrorKind::DeadlineExceeded,
             ErrorKind::OutcomeUnknown,
             ErrorKind::SessionUnknown,
+            ErrorKind::Compacted { oldest: Revision(77) },
             ErrorKind::NotFound,
             ErrorKind::FailedPrecondition,
             ErrorKind::Unauthenticated,

@@ -3,7 +3,7 @@
 //! Wire types are not domain types. What arrives is untrusted and becomes a domain value through one fallible
 //! conversion, which checks every length and range; what leaves is made from domain values and can't be wrong. The
 //! conversions of the public interface are in [`operation`], those of a node's status in [`topology`], those of the
-//! persisted log in [`log`], and the one mapping of error kinds to gRPC status codes is in [`error`]. What carries the
+//! persisted log in [`log`], the tokens that callers keep in [`token`], and the one mapping of error kinds to gRPC status codes is in [`error`]. What carries the
 //! bytes, sockets or a simulation, is behind the seam in [`net`].
 //!
 //! # What is deliberately absent
@@ -13,6 +13,7 @@ pub mod error;
 pub mod log;
 pub mod net;
 pub mod operation;
+pub mod token;
 pub mod topology;
 
 /// The public interface: package `kvd.v1`.

@@ -6,14 +6,21 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use kvd_types::{
-    ClusterId, Command, Condition, Error, GroupId, Incarnation, Key, NodeId, Proposal, ReplicaId, Result,
-    Revision, SequenceNumber, SessionId, SessionPosition, ShardId, Write, WriteOp,
+    ClusterId, Command, Condition, Error, GroupId, Incarnation, Key, LeaseId, NodeId, Proposal, ReplicaId,
+    Result, Revision, SequenceNumber, SessionId, SessionPosition, ShardId, Write, WriteOp,
     cluster::{Addresses, MetaCommand, MetaOutcome, Node, NodeProfile, NodeState, Settings},
 };
 use prost::Message as _;
 
-use crate::peer::v1 as p;
+use crate::{
+    operation::{
+        lifetime_from_wire, lifetime_to_wire, session_from_wire, session_to_wire, txn_from_wire, txn_to_wire,
+    },
+    peer::v1 as p,
+    v1,
+};
 
+mod lease;
 mod meta;
 
 pub use meta::{
@@ -33,6 +40,9 @@ pub const TAG_MEMBERSHIP: u8 = 2;
 pub fn encode_proposal(proposal: Proposal) -> Bytes {
     let wire = p::Proposal {
         clock: proposal.clock.get(),
+        age_ms: proposal.age_ms,
+        ceiling: proposal.ceiling.get(),
+        compacted: proposal.compacted.get(),
         commands: proposal.commands.into_iter().map(command_to_wire).collect(),
     };
     let mut payload = BytesMut::with_capacity(1 + wire.encoded_len());
@@ -55,6 +65,9 @@ pub fn decode_proposal(payload: &Bytes) -> Result<Proposal> {
     let commands = wire.commands.into_iter().map(command_from_wire).collect::<Result<_>>();
     Ok(Proposal {
         clock: Revision(wire.clock),
+        age_ms: wire.age_ms,
+        ceiling: Revision(wire.ceiling),
+        compacted: Revision(wire.compacted),
         commands: commands.map_err(|error| corrupt(&format!("holds a bad command: {error}")))?,
     })
 }
@@ -65,6 +78,7 @@ fn command_to_wire(command: Command) -> p::Command {
         Command::Write(write) => write_to_wire(write),
         Command::OpenSession => Kind::OpenSession(p::OpenSession {}),
         Command::CloseSession(session) => Kind::CloseSession(p::CloseSession { session: session.get() }),
+        Command::Lease(command) => Kind::Lease(lease::lease_to_wire(&command)),
         Command::Meta(meta) => Kind::Meta(meta_command_to_wire(meta)),
     };
     p::Command { kind: Some(kind) }
@@ -72,15 +86,17 @@ fn command_to_wire(command: Command) -> p::Command {
 
 fn write_to_wire(write: Write) -> p::command::Kind {
     use p::command::Kind;
+    let position = write.session.map(session_to_wire);
     let session = write.session.map(|position| p::SessionPosition {
         session: position.session.get(),
         sequence: position.sequence.get(),
         oldest_open: position.oldest_open.get(),
     });
     match write.op {
-        WriteOp::Put { key, value, condition, want_previous } => Kind::Put(p::Put {
+        WriteOp::Put { key, value, lifetime, condition, want_previous } => Kind::Put(p::Put {
             key: key.into_bytes(),
             value,
+            lifetime: lifetime_to_wire(lifetime),
             condition: condition_to_wire(condition),
             want_previous,
             session,
@@ -91,6 +107,21 @@ fn write_to_wire(write: Write) -> p::command::Kind {
             want_previous,
             session,
         }),
+        WriteOp::DeleteRange { shard, start, end, limit } => Kind::DeleteRange(v1::DeleteRangeRequest {
+            shard: shard.get(),
+            start,
+            end,
+            limit,
+            session: position,
+            ..v1::DeleteRangeRequest::default()
+        }),
+        WriteOp::Txn(txn) => Kind::Txn(v1::TxnRequest { session: position, ..txn_to_wire(txn) }),
+        WriteOp::GrantLease { lease, ttl_ms } => {
+            Kind::GrantLease(v1::GrantLeaseRequest { lease: lease.get(), ttl_ms, session: position })
+        }
+        WriteOp::RevokeLease(lease) => {
+            Kind::RevokeLease(v1::RevokeLeaseRequest { lease: lease.get(), session: position })
+        }
     }
 }
 
@@ -103,12 +134,16 @@ fn command_from_wire(wire: p::Command) -> Result<Command> {
             oldest_open: SequenceNumber(position.oldest_open),
         })
     };
+    let write = |position: Option<v1::SessionPosition>, op| {
+        Command::Write(Write { session: position.map(session_from_wire), op })
+    };
     Ok(match wire.kind.ok_or_else(|| Error::invalid("a command of an unknown kind"))? {
         Kind::Put(put) => Command::Write(Write {
             session: session(put.session),
             op: WriteOp::Put {
                 key: Key::new(put.key)?,
                 value: put.value,
+                lifetime: lifetime_from_wire(put.lifetime)?,
                 condition: condition_from_wire(put.condition)?,
                 want_previous: put.want_previous,
             },
@@ -121,8 +156,19 @@ fn command_from_wire(wire: p::Command) -> Result<Command> {
                 want_previous: delete.want_previous,
             },
         }),
+        Kind::DeleteRange(v1::DeleteRangeRequest { shard, start, end, limit, session, .. }) => {
+            write(session, WriteOp::DeleteRange { shard: ShardId(shard), start, end, limit })
+        }
+        Kind::Txn(mut txn) => write(txn.session.take(), WriteOp::Txn(txn_from_wire(txn)?)),
+        Kind::GrantLease(v1::GrantLeaseRequest { lease, ttl_ms, session }) => {
+            write(session, WriteOp::GrantLease { lease: LeaseId(lease), ttl_ms })
+        }
+        Kind::RevokeLease(v1::RevokeLeaseRequest { lease, session }) => {
+            write(session, WriteOp::RevokeLease(LeaseId(lease)))
+        }
         Kind::OpenSession(p::OpenSession {}) => Command::OpenSession,
         Kind::CloseSession(close) => Command::CloseSession(SessionId(close.session)),
+        Kind::Lease(command) => Command::Lease(lease::lease_from_wire(command)?),
         Kind::Meta(meta) => Command::Meta(meta_command_from_wire(meta)?),
     })
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -14,17 +14,15 @@ use kvd_machine::{Machine, MetaState, ShardReader};
 use kvd_proto::peer::v1::envelope::Body;
 use kvd_storage::{checkpoint::CheckpointStore, log::ReplicaLog, table::Table};
 use kvd_types::{
-    Command, Error, ErrorKind, GroupId, LogIndex, NodeId, Outcome, ReplicaId, Result, Term, cluster::Replica,
+    Command, Error, ErrorKind, GroupId, LogIndex, NodeId, Outcome, ReplicaId, Result, Revision, Term,
+    cluster::Replica,
 };
 use openraft::{
     Config, ServerState, SnapshotPolicy,
     async_runtime::WatchReceiver as _,
     errors::{InitializeError, RaftError},
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -34,6 +32,7 @@ use crate::{
     log_store::LogStore,
     network::{NetworkFactory, NetworkOptions},
     observe::Observer,
+    pace::HistoryOptions,
     propose::ProposalQueue,
     read::ReadQueue,
     state::{DrainOptions, Fault, ReplicaState, StateParts},
@@ -42,18 +41,20 @@ use crate::{
     types::{Metrics, TypeConfig},
 };
 
+mod core_watch;
 mod elections;
 mod members;
 mod messages;
 pub(crate) mod open;
+mod reads;
+mod running;
 
-use elections::Elections;
 pub use members::Members;
+pub use reads::ReadPoint;
+use running::{LeaseReads, Running, Served};
 
 /// How long openraft may take to note a checkpoint that was written.
 const CHECKPOINT_NOTE_PATIENCE: Duration = Duration::from_secs(10);
-/// How often the core is asked whether it is still there.
-const CORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Log entries in one append request, beside the log reader's bound in bytes.
 const APPEND_ENTRIES_MAX: u64 = 1024;
 
@@ -99,6 +100,11 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Its times.
     pub timing: Timing,
+    /// How much of its history it keeps while it leads.
+    pub history: HistoryOptions,
+    /// Reads may rely on the promise that its followers elect nobody else for a while. To keep it through a restart, a
+    /// replica that has just been opened elects nobody for as long as it may have promised.
+    pub lease_reads: bool,
     /// When its rows go to the engine.
     pub drain: DrainOptions,
     /// Where it waits for the disk.
@@ -201,6 +207,9 @@ struct Inner {
     reader: Option<ShardReader>,
     proposals: ProposalQueue,
     reads: ReadQueue,
+    lease_reads: Option<LeaseReads>,
+    /// In this term it has begun to hand its leadership over.
+    hands_over: Arc<AtomicBool>,
     leadership: watch::Receiver<Leadership>,
     /// Whether a leader has spoken since this replica was opened.
     heard: watch::Sender<bool>,
@@ -229,10 +238,13 @@ impl Group {
             transport,
             clock,
             timing,
+            history,
+            lease_reads,
             drain,
             blocking,
             observer,
         } = parts;
+        let opened_at = Instant::now();
         let state = {
             let log = log.clone();
             let parts = StateParts { group, replica, table, checkpoints, drain, blocking, observer };
@@ -275,39 +287,9 @@ impl Group {
             }
         };
 
-        let (proposals, proposer) = ProposalQueue::new(group, raft.clone(), clock);
-        let (reads, rounds) = ReadQueue::new(group, raft.clone(), timing.election_timeout_max);
-        let (seen, leadership) = watch::channel(Leadership::default());
-        let heard = watch::Sender::new(false);
-        let watch = CoreWatch {
-            raft: raft.clone(),
-            state: Arc::clone(&state),
-            seen,
-            heard: heard.subscribe(),
-            election_timeout_max: timing.election_timeout_max,
-        };
-        tasks.spawn(watch.run(cancelled.clone()));
-        tasks.spawn(proposer.run(cancelled.clone()));
-        tasks.spawn(rounds.run(cancelled.clone()));
-        tasks.close();
-        let reader = state.with_machine(|machine| match machine {
-            Machine::Shard(shard) => Some(shard.reader()),
-            Machine::Meta(_) => None,
-        });
-        Ok(Self(Arc::new(Inner {
-            raft,
-            log,
-            state,
-            reader,
-            proposals,
-            reads,
-            leadership,
-            heard,
-            timing,
-            sending,
-            cancelled,
-            tasks,
-        })))
+        let running = Running { raft, log, state, sending, cancelled, tasks };
+        let served = Served { clock, timing, history, lease_reads, opened_at };
+        Ok(running.serve(served))
     }
 
     /// The group.
@@ -327,15 +309,16 @@ impl Group {
     /// # Errors
     /// Not leader, overloaded, unavailable: it was not applied. Unknown: it may have been, or may be.
     pub async fn propose(&self, command: Command) -> Result<Outcome> {
-        self.0.proposals.propose(command).await.map_err(|error| self.with_leader(error))
+        self.propose_after(command, Revision::ZERO).await
     }
 
-    /// Waits until [`Self::reader`] shows everything that was committed before this was called.
+    /// The same, with a revision that whoever proposes has seen: what the command writes gets a later one, unless that is too
+    /// far in the future to be anything but an error of somebody's clock.
     ///
     /// # Errors
-    /// Not leader, unavailable, overloaded.
-    pub async fn read_barrier(&self) -> Result<()> {
-        self.0.reads.barrier().await.map_err(|error| self.with_leader(error))
+    /// See [`Self::propose`].
+    pub async fn propose_after(&self, command: Command, after: Revision) -> Result<Outcome> {
+        self.0.proposals.propose(command, after).await.map_err(|error| self.with_leader(error))
     }
 
     /// Reads the shard as this replica has applied it; `None` for the meta group.
@@ -528,75 +511,6 @@ impl Group {
                 Err(Error::internal(error.to_string()))
             }
             Err(RaftError::Fatal(fatal)) => Err(self.stopped(&fatal)),
-        }
-    }
-}
-
-/// Keeps up with who leads, holds back elections that find no winner, and notices when the core ends by itself.
-///
-/// A replica that has just been opened remembers who led it before. That one counts only once it has been heard: whoever
-/// restarts nodes one by one must not be told that all is well by a replica that nobody has spoken to.
-struct CoreWatch {
-    raft: Raft,
-    state: Arc<ReplicaState>,
-    seen: watch::Sender<Leadership>,
-    heard: watch::Receiver<bool>,
-    election_timeout_max: Duration,
-}
-
-impl CoreWatch {
-    async fn run(self, cancelled: CancellationToken) {
-        let Self { raft, state, seen, mut heard, election_timeout_max } = self;
-        let mut metrics = raft.server_metrics();
-        let mut elections = Elections::default();
-        let mut may_stand_at: Option<Instant> = None;
-        loop {
-            let (leadership, is_candidate) = {
-                let metrics = metrics.borrow_watched();
-                let is_self = metrics.state == ServerState::Leader;
-                let leader = metrics.current_leader.filter(|_| is_self || *heard.borrow()).and_then(|id| {
-                    let node = *metrics.membership_config.get_node(&id)?;
-                    Some(Replica { id, node })
-                });
-                let leadership = Leadership { leader, is_self, term: Term(metrics.vote.leader_id.term) };
-                (leadership, metrics.state == ServerState::Candidate)
-            };
-            let has_leader = leadership.leader.is_some();
-            if let Some(range) =
-                elections.look(leadership.term, is_candidate, has_leader, election_timeout_max)
-            {
-                raft.runtime_config().elect(false);
-                may_stand_at = Some(Instant::now() + range.mul_f64(rand::random_range(0.0..1.0)));
-            }
-            if may_stand_at.is_some_and(|at| has_leader || at <= Instant::now()) {
-                may_stand_at = None;
-                raft.runtime_config().elect(true);
-            }
-            seen.send_if_modified(|known| {
-                let changed = *known != leadership;
-                *known = leadership;
-                changed
-            });
-            let ended = tokio::select! {
-                () = cancelled.cancelled() => return,
-                changed = metrics.changed() => changed.is_err(),
-                Ok(()) = heard.changed() => false,
-                () = tokio::time::sleep(CORE_CHECK_INTERVAL) => false,
-                () = sleep_until(may_stand_at.unwrap_or_else(Instant::now)), if may_stand_at.is_some() => false,
-            };
-            if cancelled.is_cancelled() {
-                return;
-            }
-            // A core that panics says nothing more; it is only found out by being asked.
-            if let Err(fatal) = raft.with_raft_state(|_| ()).await
-                && !cancelled.is_cancelled()
-            {
-                state.report(Fault::Core(fatal.to_string()));
-                return;
-            }
-            if ended {
-                return;
-            }
         }
     }
 }

@@ -7,10 +7,15 @@
 //! At the bound ([`PROPOSAL_QUEUE_MAX`] commands or [`PROPOSAL_QUEUE_BYTES_MAX`] bytes waiting) a command is refused as
 //! overloaded, at once and unapplied. A command whose caller has gone away is still proposed: it may be one of a batch.
 //!
+//! Each entry says what its leader knows of time (see [`crate::pace`]); where something is due, or is to be forgotten, an
+//! entry without commands says it. A reader that wants the shard as of a revision asks here, because here is known what is
+//! in flight: what was proposed before may still get that revision, so it is waited for.
+//!
 //! Only openraft's "forward to leader" says that an entry was not appended. After every other failure the outcome is
 //! unknown, and the caller is told so.
 
 use std::{
+    collections::{BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -19,21 +24,26 @@ use std::{
 };
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use kvd_machine::{ShardReader, ShardStats};
 use kvd_proto::log::encode_proposal;
 use kvd_types::{
-    Command, Error, ErrorKind, GroupId, Outcome, Proposal, Result, Revision,
+    Command, Error, ErrorKind, GroupId, Outcome, Proposal, Result, Revision, Term,
     limits::{
         ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, PROPOSAL_QUEUE_BYTES_MAX,
-        PROPOSAL_QUEUE_MAX,
+        PROPOSAL_QUEUE_MAX, READ_QUEUE_MAX,
     },
 };
 use openraft::{errors::ClientWriteError, impls::OneshotResponder};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    group::Raft,
+    group::{Leadership, Raft},
+    pace::{HistoryOptions, Pace, Reading, Stamp},
     types::{EncodedProposal, TypeConfig},
 };
 
@@ -44,45 +54,107 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub(crate) struct ProposalQueue {
     group: GroupId,
-    commands: mpsc::Sender<Waiting>,
+    waiting: mpsc::Sender<Waiting>,
     waiting_bytes: Arc<AtomicUsize>,
     proposed: Arc<AtomicU64>,
 }
 
+/// What a proposer is made of.
+pub(crate) struct ProposerParts {
+    pub(crate) group: GroupId,
+    pub(crate) raft: Raft,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    /// What is applied; none for the meta group, which has no revisions.
+    pub(crate) reader: Option<ShardReader>,
+    pub(crate) history: HistoryOptions,
+}
+
+/// What waits.
+enum Waiting {
+    Command(Submitted),
+    Show(Shown),
+}
+
 /// A command that waits, and who waits for it.
-struct Waiting {
+struct Submitted {
     command: Command,
+    /// Whoever waits has seen this revision.
+    after: Revision,
     size_bytes: usize,
     caller: oneshot::Sender<Result<Outcome>>,
 }
 
+/// A reader who wants the shard as of a revision.
+struct Shown {
+    /// As of this one. None: it is only to be kept what comes after…
+    at: Option<Revision>,
+    /// …this one.
+    pinned: Option<Revision>,
+    is_vouched_for: bool,
+    caller: oneshot::Sender<Result<()>>,
+}
+
 /// Takes commands out of the queue and into the log.
 pub(crate) struct Proposer {
-    pub(crate) raft: Raft,
-    pub(crate) clock: Arc<dyn Clock>,
-    commands: mpsc::Receiver<Waiting>,
+    parts: ProposerParts,
+    waiting: mpsc::Receiver<Waiting>,
+    /// Taken out of the queue, and to be served next.
+    held: Option<Waiting>,
     waiting_bytes: Arc<AtomicUsize>,
     proposed: Arc<AtomicU64>,
+    /// What its monotonic clock counts from.
+    started: Instant,
+    /// The term that it leads in, and its account of time.
+    pace: Option<(Term, Pace)>,
+    entries: Entries,
 }
+
+/// The entries in flight.
+#[derive(Default)]
+struct Entries {
+    /// How many there were.
+    count: u64,
+    /// The numbers of those whose outcome is not known yet.
+    open: BTreeSet<u64>,
+    /// The first one that has the ceiling as it stands.
+    with_ceiling: u64,
+    /// The one that was made because the time had come.
+    tick: Option<u64>,
+    /// Readers: each waits for all entries up to a number.
+    readers: VecDeque<(u64, oneshot::Sender<Result<()>>)>,
+}
+
+/// An entry that has come to its end: its number, and how.
+type Ended = (u64, Result<()>);
 
 impl ProposalQueue {
     /// A queue, and the task that empties it.
-    pub(crate) fn new(group: GroupId, raft: Raft, clock: Arc<dyn Clock>) -> (Self, Proposer) {
+    pub(crate) fn new(parts: ProposerParts) -> (Self, Proposer) {
         let (sender, receiver) = mpsc::channel(PROPOSAL_QUEUE_MAX);
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let proposed = Arc::new(AtomicU64::new(0));
-        let proposer = Proposer {
-            raft,
-            clock,
-            commands: receiver,
+        let queue = Self {
+            group: parts.group,
+            waiting: sender,
             waiting_bytes: Arc::clone(&waiting_bytes),
             proposed: Arc::clone(&proposed),
         };
-        (Self { group, commands: sender, waiting_bytes, proposed }, proposer)
+        let proposer = Proposer {
+            parts,
+            waiting: receiver,
+            held: None,
+            waiting_bytes,
+            proposed,
+            started: Instant::now(),
+            pace: None,
+            entries: Entries::default(),
+        };
+        (queue, proposer)
     }
 
     /// Proposes a command and waits for its outcome.
-    pub(crate) async fn propose(&self, command: Command) -> Result<Outcome> {
+    pub(crate) async fn propose(&self, command: Command, after: Revision) -> Result<Outcome> {
         let size_bytes = command.size_bytes();
         let (caller, outcome) = oneshot::channel();
         let before = self.waiting_bytes.fetch_add(size_bytes, Ordering::Relaxed);
@@ -90,17 +162,31 @@ impl ProposalQueue {
             self.waiting_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
             return Err(self.overloaded(&format!("{before} bytes")));
         }
-        if let Err(refused) = self.commands.try_send(Waiting { command, size_bytes, caller }) {
+        if let Err(error) = self.send(Waiting::Command(Submitted { command, after, size_bytes, caller })) {
             self.waiting_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
-            return Err(match refused {
-                mpsc::error::TrySendError::Full(_) => {
-                    self.overloaded(&format!("{PROPOSAL_QUEUE_MAX} writes"))
-                }
-                mpsc::error::TrySendError::Closed(_) => self.stopped(),
-            });
+            return Err(error);
         }
         outcome.await.unwrap_or_else(|_dropped| {
             Err(Error::unknown(format!("group {} stopped before the write's outcome was known", self.group)))
+        })
+    }
+
+    /// Waits until no write can get a revision up to `at` any more, if there is one, and keeps what is pinned.
+    pub(crate) async fn show(
+        &self,
+        at: Option<Revision>,
+        pinned: Option<Revision>,
+        is_vouched_for: bool,
+    ) -> Result<()> {
+        let (caller, shown) = oneshot::channel();
+        self.send(Waiting::Show(Shown { at, pinned, is_vouched_for, caller }))?;
+        shown.await.unwrap_or_else(|_dropped| Err(self.stopped()))
+    }
+
+    fn send(&self, waiting: Waiting) -> Result<()> {
+        self.waiting.try_send(waiting).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => self.overloaded(&format!("{PROPOSAL_QUEUE_MAX} requests")),
+            mpsc::error::TrySendError::Closed(_) => self.stopped(),
         })
     }
 
@@ -124,50 +210,222 @@ impl ProposalQueue {
 impl Proposer {
     /// Proposes what waits, until cancelled; what waits then is refused, unapplied.
     pub(crate) async fn run(mut self, cancelled: CancellationToken) {
-        let mut in_flight: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+        let mut in_flight: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
+        let mut leadership = self.parts.leadership.clone();
         loop {
+            if let Some(held) = self.held.take() {
+                in_flight.extend(self.serve(held));
+                continue;
+            }
             let room = in_flight.len() < ENTRIES_IN_FLIGHT_MAX;
+            let tick = self.next_tick().filter(|_| room);
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => break,
-                Some(()) = in_flight.next() => {}
-                first = self.commands.recv(), if room => match first {
-                    Some(first) => in_flight.push(self.propose(first)),
+                Some((number, outcome)) = in_flight.next() => self.entries.ended(number, outcome),
+                waiting = self.waiting.recv(), if room => match waiting {
+                    Some(waiting) => in_flight.extend(self.serve(waiting)),
                     None => break,
                 },
+                () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
+                    let number = self.entries.begin();
+                    self.entries.tick = Some(number);
+                    in_flight.push(self.entry(number, Vec::new(), Vec::new()));
+                }
+                Ok(()) = leadership.changed() => {}
             }
         }
-        self.commands.close();
-        while let Ok(waiting) = self.commands.try_recv() {
-            answer(waiting.caller, Err(Error::unavailable("the group is stopping on this node")));
+        self.waiting.close();
+        let stopping = || Error::unavailable("the group is stopping on this node");
+        while let Ok(waiting) = self.waiting.try_recv() {
+            match waiting {
+                Waiting::Command(submitted) => answer(submitted.caller, Err(stopping())),
+                Waiting::Show(shown) => answer(shown.caller, Err(stopping())),
+            }
         }
         while in_flight.next().await.is_some() {}
     }
 
+    /// Serves what waited; gives the entry that it makes, if any.
+    fn serve(&mut self, waiting: Waiting) -> Option<BoxFuture<'static, Ended>> {
+        match waiting {
+            Waiting::Command(first) => Some(self.propose(first)),
+            Waiting::Show(shown) => self.show(shown),
+        }
+    }
+
     /// Makes an entry of a command and what waits behind it.
-    fn propose(&mut self, first: Waiting) -> BoxFuture<'static, ()> {
+    fn propose(&mut self, first: Submitted) -> BoxFuture<'static, Ended> {
         let mut commands = Vec::new();
         let mut callers = Vec::new();
         let mut size_bytes = 0;
+        let mut after = Revision::ZERO;
         let mut next = Some(first);
-        while let Some(waiting) = next {
-            size_bytes += waiting.size_bytes;
-            commands.push(waiting.command);
-            callers.push(waiting.caller);
-            let full = commands.len() >= ENTRY_COMMANDS_MAX || size_bytes >= ENTRY_BYTES_TARGET;
-            next = if full { None } else { self.commands.try_recv().ok() };
+        while let Some(submitted) = next.take() {
+            size_bytes += submitted.size_bytes;
+            after = after.max(submitted.after);
+            commands.push(submitted.command);
+            callers.push(submitted.caller);
+            if commands.len() >= ENTRY_COMMANDS_MAX || size_bytes >= ENTRY_BYTES_TARGET {
+                break;
+            }
+            match self.waiting.try_recv() {
+                Ok(Waiting::Command(submitted)) => next = Some(submitted),
+                Ok(other) => self.held = Some(other),
+                Err(_nothing_waits) => {}
+            }
         }
         self.waiting_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
         self.proposed.fetch_add(commands.len() as u64, Ordering::Relaxed);
+        let now = self.now();
+        if let Some((pace, stats)) = self.leading(now) {
+            pace.see(after, &stats, now);
+        }
+        let number = self.entries.begin();
+        self.entry(number, commands, callers)
+    }
 
-        let clock = Revision::from_unix_ms(self.clock.unix_ms());
-        let entry = EncodedProposal(encode_proposal(Proposal { clock, commands }));
-        let raft = self.raft.clone();
+    /// Sees to it that the shard can be read as of a revision; gives the entry that this takes, if any.
+    fn show(&mut self, shown: Shown) -> Option<BoxFuture<'static, Ended>> {
+        let Shown { at, pinned, is_vouched_for, caller } = shown;
+        let now = self.now();
+        let Some((pace, stats)) = self.leading(now) else {
+            let error = Error::new(ErrorKind::NotLeader(None), "this replica does not lead");
+            answer(caller, Err(error));
+            return None;
+        };
+        for pinned in at.into_iter().chain(pinned) {
+            pace.pin(pinned, now);
+        }
+        let Some(at) = at else {
+            answer(caller, Ok(()));
+            return None;
+        };
+        let before = pace.ceiling();
+        let needs_ceiling = match pace.show(at, is_vouched_for, &stats, now) {
+            Ok(needs_ceiling) => needs_ceiling,
+            Err(error) => {
+                answer(caller, Err(error));
+                return None;
+            }
+        };
+        let is_raised = pace.ceiling() > before;
+        if self.entries.readers.len() >= READ_QUEUE_MAX {
+            let what =
+                format!("{READ_QUEUE_MAX} reads wait already for the leader of group {}", self.parts.group);
+            answer(caller, Err(Error::overloaded(RETRY_AFTER, what)));
+            return None;
+        }
+        let ceiling_is_on_its_way = self.entries.open.contains(&self.entries.with_ceiling);
+        let entry = (needs_ceiling && (is_raised || !ceiling_is_on_its_way)).then(|| {
+            let number = self.entries.begin();
+            self.entries.with_ceiling = number;
+            self.entry(number, Vec::new(), Vec::new())
+        });
+        self.entries.wait(caller);
+        entry
+    }
+
+    /// An entry under way.
+    fn entry(
+        &mut self,
+        number: u64,
+        commands: Vec<Command>,
+        callers: Vec<oneshot::Sender<Result<Outcome>>>,
+    ) -> BoxFuture<'static, Ended> {
+        let now = self.now();
+        let stamp = match self.leading(now) {
+            Some((pace, stats)) => pace.stamp(now, &stats),
+            None => Stamp { clock: Revision::from_unix_ms(now.unix_ms), ..Stamp::default() },
+        };
+        let Stamp { clock, age_ms, ceiling, compacted } = stamp;
+        let entry =
+            EncodedProposal(encode_proposal(Proposal { clock, age_ms, ceiling, compacted, commands }));
+        let raft = self.parts.raft.clone();
         async move {
             let outcomes = write(&raft, entry).await;
+            let ended = outcomes.as_ref().map(drop).map_err(Clone::clone);
             give_out(outcomes, callers);
+            (number, ended)
         }
         .boxed()
+    }
+
+    /// The account of time in the term in which this replica leads, if it does, and what it has applied.
+    fn leading(&mut self, now: Reading) -> Option<(&mut Pace, ShardStats)> {
+        let leadership = *self.parts.leadership.borrow();
+        let stats = self.parts.reader.as_ref()?.stats();
+        if !leadership.is_self {
+            self.pace = None;
+            return None;
+        }
+        let is_known = self.pace.as_ref().is_some_and(|(term, _)| *term == leadership.term);
+        if !is_known {
+            self.pace = None;
+        }
+        let history = self.parts.history;
+        let (_, pace) = self.pace.get_or_insert_with(|| (leadership.term, Pace::lead(&stats, now, history)));
+        Some((pace, stats))
+    }
+
+    /// When an entry is to be made although nobody has a command.
+    fn next_tick(&mut self) -> Option<Instant> {
+        if self.entries.tick.is_some() {
+            return None;
+        }
+        let now = self.now();
+        let (pace, stats) = self.leading(now)?;
+        let wait_ms = pace.next_tick_ms(&stats)?.saturating_sub(pace.age_ms(now));
+        Some(Instant::now() + Duration::from_millis(wait_ms))
+    }
+
+    fn now(&self) -> Reading {
+        Reading {
+            unix_ms: self.parts.clock.unix_ms(),
+            monotonic_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl Entries {
+    fn begin(&mut self) -> u64 {
+        self.count += 1;
+        self.open.insert(self.count);
+        self.count
+    }
+
+    /// Has a reader wait for all that is in flight.
+    fn wait(&mut self, caller: oneshot::Sender<Result<()>>) {
+        if self.open.is_empty() {
+            return answer(caller, Ok(()));
+        }
+        self.readers.push_back((self.count, caller));
+    }
+
+    fn ended(&mut self, number: u64, outcome: Result<()>) {
+        self.open.remove(&number);
+        if self.tick == Some(number) {
+            self.tick = None;
+        }
+        if let Err(error) = outcome {
+            // Leadership is lost, most likely, and what will become of the others can't be told.
+            for (_, caller) in std::mem::take(&mut self.readers) {
+                answer(caller, Err(unavailable(&error)));
+            }
+            return;
+        }
+        let oldest = self.open.first().copied().unwrap_or(u64::MAX);
+        while let Some((_, caller)) = self.readers.pop_front_if(|(upto, _)| *upto < oldest) {
+            answer(caller, Ok(()));
+        }
+    }
+}
+
+/// The error of a reader whose entry has failed: reads change nothing, so nothing is unknown.
+fn unavailable(error: &Error) -> Error {
+    match error.kind {
+        ErrorKind::NotLeader(_) => error.clone(),
+        _ => Error::unavailable(format!("the shard can't be read as of that revision yet: {error}")),
     }
 }
 
@@ -203,8 +461,8 @@ fn give_out(outcomes: Result<Vec<Outcome>>, callers: Vec<oneshot::Sender<Result<
     }
 }
 
-fn answer(caller: oneshot::Sender<Result<Outcome>>, outcome: Result<Outcome>) {
+fn answer<T>(caller: oneshot::Sender<Result<T>>, outcome: Result<T>) {
     if caller.send(outcome).is_err() {
-        tracing::trace!("a write's caller has gone away");
+        tracing::trace!("a caller has gone away");
     }
 }

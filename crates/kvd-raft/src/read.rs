@@ -5,16 +5,30 @@
 //! began (the ReadIndex protocol; Ongaro's thesis, section 6.4). The reads that wait when a round begins share it; those
 //! that come later wait for the next one, because the round's read index was taken before they were asked for.
 //!
+//! # Leader leases
+//! Where the cluster allows it, a read may do without the round while a majority has acknowledged the leader recently: its
+//! followers have promised to elect nobody else for the longest election timeout (Ongaro's thesis, section 6.4.1). That is
+//! right only if
+//! - clocks run at about the same rate: the leader believes in the promise for [`LEASE_BELIEVED`] of its time only;
+//! - followers keep the promise although they restart: see [`crate::group::Parts::lease_reads`];
+//! - the leader doesn't have them break it: from when it hands its leadership over it reads by rounds again.
+//!
 //! At the bound ([`READ_QUEUE_MAX`] reads waiting) a read is refused as overloaded.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use kvd_types::{Error, ErrorKind, GroupId, Result, limits::READ_QUEUE_MAX};
 use openraft::{
     ReadPolicy,
     errors::{LinearizableReadError, RaftError},
-    raft::linearizable_read::Linearizer,
+    raft::linearizable_read::{Linearizer, LinearizerOption},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +37,19 @@ use crate::{group::Raft, types::TypeConfig};
 
 /// How long a refused reader should wait.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// The part of the longest election timeout for which a leader believes that nobody else is elected: a clock may run by a
+/// quarter faster than another.
+pub(crate) const LEASE_BELIEVED: f64 = 0.75;
+
+/// How a leader makes sure that it leads.
+#[derive(Clone, Debug)]
+pub(crate) enum Confirmation {
+    /// By a round.
+    Quorum,
+    /// By a majority's acknowledgements that are not older than this, unless it has begun to hand over.
+    Lease { age_max: Duration, hands_over: Arc<AtomicBool> },
+}
 
 /// Where a group's reads wait for a round.
 #[derive(Clone, Debug)]
@@ -36,13 +63,19 @@ pub(crate) struct ReadRounds {
     raft: Raft,
     readers: mpsc::Receiver<oneshot::Sender<Result<()>>>,
     round_timeout: Duration,
+    confirmation: Confirmation,
 }
 
 impl ReadQueue {
     /// A queue, and the task that serves it.
-    pub(crate) fn new(group: GroupId, raft: Raft, round_timeout: Duration) -> (Self, ReadRounds) {
-        let (sender, receiver) = mpsc::channel(READ_QUEUE_MAX);
-        (Self { group, readers: sender }, ReadRounds { raft, readers: receiver, round_timeout })
+    pub(crate) fn new(
+        group: GroupId,
+        raft: Raft,
+        round_timeout: Duration,
+        confirmation: Confirmation,
+    ) -> (Self, ReadRounds) {
+        let (sender, readers) = mpsc::channel(READ_QUEUE_MAX);
+        (Self { group, readers: sender }, ReadRounds { raft, readers, round_timeout, confirmation })
     }
 
     /// Waits until the replica's state holds everything that was committed before this was called.
@@ -102,11 +135,24 @@ impl ReadRounds {
         }
     }
 
-    /// Has a majority confirm that this replica leads.
+    /// Makes sure that this replica leads.
     async fn confirm(&self) -> Result<Linearizer<TypeConfig>> {
+        if let Confirmation::Lease { age_max, hands_over } = &self.confirmation
+            && !hands_over.load(Ordering::SeqCst)
+        {
+            let confirmed = self.confirm_by(LinearizerOption::new(Some(*age_max), true)).await;
+            // If it has begun to hand over meanwhile, the promise may have been broken before it was relied on.
+            if !hands_over.load(Ordering::SeqCst) {
+                return confirmed;
+            }
+        }
+        self.confirm_by(ReadPolicy::ReadIndex.into()).await
+    }
+
+    async fn confirm_by(&self, option: LinearizerOption) -> Result<Linearizer<TypeConfig>> {
         let no_quorum =
             || Error::unavailable("no majority of the group's replicas confirmed this leader in time");
-        let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        let confirmed = self.raft.get_read_linearizer(option);
         match tokio::time::timeout(self.round_timeout, confirmed).await {
             Err(_elapsed) => Err(no_quorum()),
             Ok(Ok(linearizer)) => Ok(linearizer),

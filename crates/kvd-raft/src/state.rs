@@ -101,6 +101,8 @@ pub(crate) struct ReplicaState {
     fault: watch::Sender<Option<Fault>>,
     /// A checkpoint that was written and that openraft has still to be told of.
     prepared: Mutex<Option<(SnapshotMeta, Checkpoint)>>,
+    /// The last entry that was applied.
+    pub(crate) applied: watch::Sender<LogIndex>,
     /// Cancelled when the replica is closed: nothing may touch its rows from then on.
     closed: CancellationToken,
     pub(crate) observer: Arc<dyn Observer>,
@@ -134,6 +136,7 @@ impl ReplicaState {
             drains: watch::Sender::new(0),
             fault: watch::Sender::new(None),
             prepared: Mutex::default(),
+            applied: watch::Sender::new(index_of(last.as_ref())),
             closed: CancellationToken::new(),
         })
     }
@@ -241,6 +244,7 @@ impl ReplicaState {
         let (machine, took) = (&applier.machine, started.elapsed());
         self.observer.applied(self.group, self.replica, machine, proposal.as_ref(), took);
         drop(applier);
+        self.applied.send_replace(position.index);
         self.rows_waiting.notify_one();
         Ok(outcomes)
     }
@@ -411,11 +415,17 @@ impl ReplicaState {
                 let position = position_of(&applier.machine).map_err(io::Error::other)?;
                 applier.last = position.last_log_id;
                 applier.membership = position.last_membership;
+                state.applied.send_replace(index_of(applier.last.as_ref()));
                 state.observer.taken_up(state.group, state.replica, &applier.machine);
                 Ok(())
             })
             .await
     }
+}
+
+/// The index of the last entry that was applied; zero: none was.
+fn index_of(last: Option<&LogId>) -> LogIndex {
+    LogIndex(last.map_or(0, LogId::index))
 }
 
 /// Where a machine stands in its log.

@@ -8,3 +8,4 @@ mod openings;
 mod peers;
 mod reads;
 mod snapshots;
+mod time;

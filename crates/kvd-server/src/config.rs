@@ -27,7 +27,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use kvd_types::{
     cluster::{self, Addresses, NodeProfile},
-    limits::{SHARDS_DEFAULT, VALUE_BYTES_MAX, WEIGHT_DEFAULT},
+    limits::{
+        HISTORY_BYTES_MAX_DEFAULT, HISTORY_RETENTION_DEFAULT_MS, SHARDS_DEFAULT, VALUE_BYTES_MAX,
+        WEIGHT_DEFAULT,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +94,23 @@ pub struct Cluster {
     pub replication_factor: u32,
     /// Shards are placed once so many nodes have joined. Derived: the number of seeds, or 1.
     pub initial_nodes: u32,
+    /// What was replaced or deleted can be read for so long, in milliseconds.
+    pub history_retention_ms: u64,
+    /// More bytes of it than this are not kept that long by a shard.
+    pub history_bytes_max: u64,
+    /// Whether reads may rely on a leader's lease.
+    pub lease_reads: Switch,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Off.
+    #[default]
+    Off,
+    /// On.
+    On,
 }
 
 /// Raft's timing.
@@ -233,7 +253,14 @@ impl Default for Config {
             advertise_client: String::new(),
             advertise_peer: String::new(),
             advertise_http: String::new(),
-            cluster: Cluster { shards: SHARDS_DEFAULT, replication_factor: 0, initial_nodes: 0 },
+            cluster: Cluster {
+                shards: SHARDS_DEFAULT,
+                replication_factor: 0,
+                initial_nodes: 0,
+                history_retention_ms: HISTORY_RETENTION_DEFAULT_MS,
+                history_bytes_max: HISTORY_BYTES_MAX_DEFAULT,
+                lease_reads: Switch::Off,
+            },
             raft: Raft { heartbeat_ms: 120, election_timeout_min_ms: 400, election_timeout_max_ms: 600 },
             storage: Storage {
                 engine: Engine::Sled,
@@ -319,6 +346,11 @@ impl Cluster {
             replication_factor: self.replication_factor,
             shards: self.shards,
             initial_nodes: self.initial_nodes,
+            data: cluster::DataSettings {
+                history_retention_ms: self.history_retention_ms,
+                history_bytes_max: self.history_bytes_max,
+                lease_reads: matches!(self.lease_reads, Switch::On),
+            },
         }
     }
 }

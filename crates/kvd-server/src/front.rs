@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use kvd_proto::operation::refusal;
 use kvd_types::{
-    Error, Outcome, Result,
+    Error, Outcome, Record, Result,
     limits::{ANSWER_BYTES_MAX, REQUEST_DEADLINE_DEFAULT, REQUEST_DEADLINE_MAX},
     operation::{Reply, Request, Response},
 };
@@ -33,7 +33,7 @@ impl Front {
         deadline: Instant,
     ) -> Result<Reply> {
         let started = Instant::now();
-        let answer = match request.and_then(|request| request.check(self.value_bytes_max).map(|()| request)) {
+        let answer = match request.and_then(|request| checked(request, self.value_bytes_max)) {
             Ok(request) => self.store.execute(request, deadline).await.and_then(without_refusal),
             Err(error) => Err(error),
         };
@@ -43,11 +43,24 @@ impl Front {
     }
 }
 
+/// A request that is a client's own.
+fn checked(request: Request, value_bytes_max: usize) -> Result<Request> {
+    if request.is_between_nodes() {
+        return Err(Error::invalid("this is what nodes ask of each other; clients may not"));
+    }
+    request.check(value_bytes_max)?;
+    Ok(request)
+}
+
 /// A refusal is an outcome to a replica, and an error to a client.
 fn without_refusal(reply: Reply) -> Result<Reply> {
     match &reply.response {
         Response::Put(Outcome::Refused(why))
         | Response::Deleted(Outcome::Refused(why))
+        | Response::RangeDeleted(Outcome::Refused(why))
+        | Response::Txn(Outcome::Refused(why))
+        | Response::Lease(Outcome::Refused(why))
+        | Response::LeaseKept(Outcome::Refused(why))
         | Response::Session(Outcome::Refused(why)) => Err(refusal(why)),
         Response::GotBatch(found) => {
             let bytes: usize =
@@ -55,6 +68,17 @@ fn without_refusal(reply: Reply) -> Result<Reply> {
             if bytes > ANSWER_BYTES_MAX {
                 return Err(Error::invalid(format!(
                     "the batch's answer has {bytes} bytes; an answer has at most {ANSWER_BYTES_MAX} bytes: ask for fewer keys"
+                )));
+            }
+            Ok(reply)
+        }
+        Response::Changes(changes) => {
+            let value = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.value.len());
+            let bytes = changes.events.iter().map(|event| value(&event.record) + value(&event.previous));
+            if bytes.sum::<usize>() > ANSWER_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "the changes of one revision have more than {ANSWER_BYTES_MAX} bytes, the most that an answer has: \
+                     leave out what was replaced, or watch"
                 )));
             }
             Ok(reply)

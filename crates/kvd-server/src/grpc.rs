@@ -40,6 +40,7 @@ mod deadline;
 mod health;
 mod kv;
 mod pipeline;
+mod ranges;
 
 /// Calls and streams on one connection at a time.
 const STREAMS_MAX: u32 = 1024;

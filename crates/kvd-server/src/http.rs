@@ -1,6 +1,8 @@
 //! HTTP: the REST interface, probes and metrics, on one port.
 //!
 //! - `PUT /store`, `GET`, `DELETE /store/{key}`: see [`rest`].
+//! - Everything else that kvd can do, under `/v1`: see [`v1`].
+//! - `GET /openapi.json`: all of this, for machines; see [`openapi`].
 //! - `GET /livez`, `GET /readyz`: 200, or 503 with the reasons. Text; JSON if `Accept` names it or with `?verbose`.
 //! - `GET /metrics`: for Prometheus.
 //!
@@ -18,7 +20,9 @@
 //! afterwards is read and thrown away: see [`linger`].
 //!
 //! # What is deliberately absent
-//! No HTTP/2 and no streaming: whoever needs speed speaks gRPC. No TLS: that is a proxy's part.
+//! No HTTP/2, and no requests in streams: whoever needs speed speaks gRPC. No TLS: that is a proxy's part.
+
+#![expect(unused_qualifications, reason = "what utoipa's macros expand to")]
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
@@ -27,7 +31,6 @@ use axum::{
     extract::{Query, State},
     http::{HeaderMap, Uri, header},
     response::{IntoResponse as _, Response},
-    routing::{get, put},
 };
 use http::StatusCode;
 use hyper_util::{
@@ -41,6 +44,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     connections::{Connection, Cut, Gate, ServiceLimits},
@@ -51,10 +55,15 @@ use crate::{
 
 mod answer;
 mod body;
+mod input;
+mod openapi;
 mod query;
 mod rest;
+mod routes;
+mod v1;
 
 use answer::Failure;
+use routes::{Routes, Verb};
 
 /// A connection that hasn't sent the head of a request within this time is closed; it is also how long it may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,6 +80,8 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 struct Shared {
     front: Front,
     bodies: body::Budget,
+    /// Ends the streams.
+    shutdown: CancellationToken,
 }
 
 /// Serves HTTP until told to stop, and as long after that as the grace allows.
@@ -84,7 +95,7 @@ pub async fn serve(
     let cut = Cut::new();
     let gate = Gate::new("http", listener, 1, &limits, Arc::clone(&metrics), &cut);
     let front = Front { store, metrics, value_bytes_max: limits.value_bytes_max };
-    let router = router(Shared { front, bodies: body::Budget::new() });
+    let router = router(Shared { front, bodies: body::Budget::new(), shutdown: shutdown.clone() });
 
     let mut connections = JoinSet::new();
     loop {
@@ -151,17 +162,38 @@ async fn linger(connection: &mut Connection) -> std::io::Result<()> {
     Ok(())
 }
 
+fn routes() -> Routes {
+    use Verb::{Delete, Get, Post, Put};
+    Routes::new()
+        .with(Put, "/store", rest::put)
+        .with(Get, "/store/{*key}", rest::get)
+        .with(Delete, "/store/{*key}", rest::delete)
+        .undescribed(Get, "/store/", rest::no_key)
+        .undescribed(Delete, "/store/", rest::no_key)
+        .with(Get, "/v1/kv/{*key}", v1::kv::get)
+        .with(Put, "/v1/kv/{*key}", v1::kv::put)
+        .with(Delete, "/v1/kv/{*key}", v1::kv::delete)
+        .undescribed(Get, "/v1/kv/", v1::kv::no_key)
+        .undescribed(Put, "/v1/kv/", v1::kv::no_key)
+        .undescribed(Delete, "/v1/kv/", v1::kv::no_key)
+        .with(Post, "/v1/batch_get", v1::kv::batch_get)
+        .with(Post, "/v1/txn", v1::txn::txn)
+        .with(Get, "/v1/scan", v1::ranges::scan)
+        .with(Delete, "/v1/range", v1::ranges::delete_range)
+        .with(Get, "/v1/watch", v1::watch::watch)
+        .with(Post, "/v1/leases", v1::leases::grant)
+        .with(Get, "/v1/leases", v1::leases::list)
+        .with(Get, "/v1/leases/{id}", v1::leases::look)
+        .with(Delete, "/v1/leases/{id}", v1::leases::revoke)
+        .with(Post, "/v1/leases/{id}/keep_alive", v1::leases::keep_alive)
+        .with(Get, "/livez", livez)
+        .with(Get, "/readyz", readyz)
+        .with(Get, "/metrics", show_metrics)
+        .with(Get, "/openapi.json", openapi::show)
+}
+
 fn router(shared: Shared) -> Router {
-    Router::new()
-        .route("/store", put(rest::put))
-        .route("/store/{*key}", get(rest::get).delete(rest::delete))
-        .route("/store/", get(rest::no_key).delete(rest::no_key))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(show_metrics))
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(shared)
+    routes().into_router().fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(shared)
 }
 
 /// What a request is answered with by the routes alone.
@@ -174,7 +206,10 @@ pub(crate) async fn answer_without_port(
 
     let metrics = SharedMetrics::new(metrics::Metrics::new("fuzzing"));
     let front = Front { store, metrics, value_bytes_max: kvd_types::limits::VALUE_BYTES_MAX };
-    let mut router = router(Shared { front, bodies: body::Budget::new() });
+    // A stream that has nothing more to tell just now ends.
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    let mut router = router(Shared { front, bodies: body::Budget::new(), shutdown });
     let answered = match router.call(request.map(axum::body::Body::from)).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -189,14 +224,19 @@ async fn unknown_path(uri: Uri) -> Failure {
         StatusCode::NOT_FOUND,
         "unknown_path",
         format!(
-            "there is nothing at {}; there are /store, /store/{{key}}, /livez, /readyz and /metrics",
+            "there is nothing at {}; there are /store, /store/{{key}}, /livez, /readyz, /metrics and what is under /v1: \
+             /openapi.json describes it all",
             uri.path()
         ),
     )
 }
 
 async fn wrong_method(method: http::Method, uri: Uri) -> Failure {
-    let wanted = if uri.path() == "/store" { "PUT /store" } else { "GET, or for /store/{key} also DELETE" };
+    let wanted = match uri.path() {
+        "/store" => "PUT /store",
+        path if path.starts_with("/v1/") => "what the header Allow says",
+        _ => "GET, or for /store/{key} also DELETE",
+    };
     Failure::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "wrong_method",
@@ -205,29 +245,49 @@ async fn wrong_method(method: http::Method, uri: Uri) -> Failure {
 }
 
 /// The parameters of a probe.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ProbeParameters {
+    /// Answer with JSON.
     #[serde(default, deserialize_with = "query::flag")]
     verbose: bool,
 }
 
+/// What a probe is answered with, as JSON.
+#[derive(Serialize, ToSchema)]
+struct Probe {
+    /// "ok" or "unavailable".
+    status: &'static str,
+    /// Why it isn't.
+    reasons: Vec<String>,
+}
+
+/// Whether the node lives; if not, only a restart helps.
+#[utoipa::path(
+    get, path = "/livez", tag = "node", operation_id = "livez", params(ProbeParameters),
+    responses(
+        (status = 200, description = "It lives", content((String = "text/plain"), (Probe = "application/json"))),
+        (status = 503, description = "It doesn't", content((String = "text/plain"), (Probe = "application/json")))),
+)]
 async fn livez(State(shared): State<Shared>, uri: Uri, headers: HeaderMap) -> Result<Response, Failure> {
     let Health { live, reasons } = shared.front.store.health();
     probe(live, if live { Vec::new() } else { reasons }, &uri, &headers)
 }
 
+/// Whether the node should be sent requests.
+#[utoipa::path(
+    get, path = "/readyz", tag = "node", operation_id = "readyz", params(ProbeParameters),
+    responses(
+        (status = 200, description = "It should", content((String = "text/plain"), (Probe = "application/json"))),
+        (status = 503, description = "It shouldn't", content((String = "text/plain"), (Probe = "application/json")))),
+)]
 async fn readyz(State(shared): State<Shared>, uri: Uri, headers: HeaderMap) -> Result<Response, Failure> {
     let health = shared.front.store.health();
     probe(health.is_ready(), health.reasons, &uri, &headers)
 }
 
 fn probe(good: bool, reasons: Vec<String>, uri: &Uri, headers: &HeaderMap) -> Result<Response, Failure> {
-    #[derive(Serialize)]
-    struct Probe {
-        status: &'static str,
-        reasons: Vec<String>,
-    }
     let Query(parameters) = query::of::<ProbeParameters>(uri)?;
     let accepts_json = headers
         .get_all(header::ACCEPT)
@@ -242,6 +302,11 @@ fn probe(good: bool, reasons: Vec<String>, uri: &Uri, headers: &HeaderMap) -> Re
     Ok((status, lines.concat()).into_response())
 }
 
+/// What the node counts and measures, for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "node", operation_id = "metrics",
+    responses((status = 200, description = "The metrics", body = String, content_type = "application/openmetrics-text")),
+)]
 async fn show_metrics(State(shared): State<Shared>) -> Result<Response, Failure> {
     let text = shared.front.metrics.encode().map_err(|error| {
         Failure::new(

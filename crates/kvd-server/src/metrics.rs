@@ -37,6 +37,10 @@ pub struct Metrics {
     is_leader: Family<GroupLabel, Gauge>,
     proposals: Family<GroupLabel, Counter>,
     applied_index: Family<GroupLabel, Gauge>,
+    shard_keys: Family<GroupLabel, Gauge>,
+    shard_history_bytes: Family<GroupLabel, Gauge>,
+    shard_leases: Family<GroupLabel, Gauge>,
+    watchers: Gauge,
     log_sync_seconds: Histogram,
     log_sync_bytes: Counter,
     apply_seconds: Histogram,
@@ -80,6 +84,9 @@ pub struct GroupMetrics {
     is_leader: Gauge,
     proposals: Counter,
     applied_index: Gauge,
+    keys: Gauge,
+    history_bytes: Gauge,
+    leases: Gauge,
 }
 
 impl GroupMetrics {
@@ -96,8 +103,19 @@ impl GroupMetrics {
 
     /// The last log entry that this replica has applied.
     pub fn set_applied(&self, index: LogIndex) {
-        self.applied_index.set(i64::try_from(index.get()).unwrap_or(i64::MAX));
+        self.applied_index.set(gauge(index.get()));
     }
+
+    /// What the shard holds here: keys, bytes of history, and leases whose home it is.
+    pub fn set_contents(&self, keys: u64, history_bytes: u64, leases: u64) {
+        self.keys.set(gauge(keys));
+        self.history_bytes.set(gauge(history_bytes));
+        self.leases.set(gauge(leases));
+    }
+}
+
+fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// From 50 microseconds to 26 seconds, each twice the one before.
@@ -115,6 +133,10 @@ impl Metrics {
             is_leader: Family::default(),
             proposals: Family::default(),
             applied_index: Family::default(),
+            shard_keys: Family::default(),
+            shard_history_bytes: Family::default(),
+            shard_leases: Family::default(),
+            watchers: Gauge::default(),
             log_sync_seconds: latency_histogram(),
             log_sync_bytes: Counter::default(),
             apply_seconds: latency_histogram(),
@@ -144,6 +166,14 @@ impl Metrics {
             self.proposals.clone(),
         );
         registry.register("kvd_applied_index", "The last log entry applied here", self.applied_index.clone());
+        registry.register("kvd_shard_keys", "Keys of the shard, as applied here", self.shard_keys.clone());
+        registry.register(
+            "kvd_shard_history_bytes",
+            "Bytes of what was replaced or deleted and is kept",
+            self.shard_history_bytes.clone(),
+        );
+        registry.register("kvd_shard_leases", "Leases whose home the shard is", self.shard_leases.clone());
+        registry.register("kvd_watchers", "Watchers that this node serves", self.watchers.clone());
         registry.register(
             "kvd_log_sync_seconds",
             "Time of a write and sync of the log",
@@ -182,6 +212,9 @@ impl Metrics {
             is_leader: self.is_leader.get_or_create_owned(&label),
             proposals: self.proposals.get_or_create_owned(&label),
             applied_index: self.applied_index.get_or_create_owned(&label),
+            keys: self.shard_keys.get_or_create_owned(&label),
+            history_bytes: self.shard_history_bytes.get_or_create_owned(&label),
+            leases: self.shard_leases.get_or_create_owned(&label),
         }
     }
 
@@ -192,6 +225,14 @@ impl Metrics {
         self.is_leader.remove(&label);
         self.proposals.remove(&label);
         self.applied_index.remove(&label);
+        self.shard_keys.remove(&label);
+        self.shard_history_bytes.remove(&label);
+        self.shard_leases.remove(&label);
+    }
+
+    /// So many watchers are served.
+    pub fn set_watchers(&self, watchers: usize) {
+        self.watchers.set(i64::try_from(watchers).unwrap_or(i64::MAX));
     }
 
     /// The log was written and synced.
@@ -262,6 +303,7 @@ pub const fn code_of(error: &Error) -> &'static str {
         ErrorKind::DeadlineExceeded => "deadline_exceeded",
         ErrorKind::OutcomeUnknown => "outcome_unknown",
         ErrorKind::SessionUnknown => "session_unknown",
+        ErrorKind::Compacted { .. } => "compacted",
         ErrorKind::NotFound => "not_found",
         ErrorKind::FailedPrecondition => "failed_precondition",
         ErrorKind::Unauthenticated => "unauthenticated",
@@ -282,6 +324,8 @@ mod tests {
         group.set_leader(true, false);
         group.add_proposals(5);
         group.set_applied(LogIndex(41));
+        group.set_contents(3, 700, 2);
+        metrics.set_watchers(12);
         metrics.log_synced(Duration::from_millis(2), 4096);
         metrics.applied(Duration::from_millis(1));
         metrics.answered("put", "grpc", "ok", Duration::from_millis(3));
@@ -294,6 +338,10 @@ mod tests {
             "kvd_is_leader{shard=\"7\"} 0",
             "kvd_proposals_total{shard=\"7\"} 5",
             "kvd_applied_index{shard=\"7\"} 41",
+            "kvd_shard_keys{shard=\"7\"} 3",
+            "kvd_shard_history_bytes{shard=\"7\"} 700",
+            "kvd_shard_leases{shard=\"7\"} 2",
+            "kvd_watchers 12",
             "kvd_log_sync_seconds_count 1",
             "kvd_log_sync_bytes_total 4096",
             "kvd_apply_seconds_count 1",

@@ -24,6 +24,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use futures::FutureExt as _;
 use kvd_machine::MetaState;
 use kvd_proto::v1;
@@ -35,10 +36,15 @@ use kvd_storage::identity::Joined;
 use kvd_types::{
     ClusterId, Error, ErrorKind, GroupId, Key, NodeId, ReplicaId, Result, ShardId,
     cluster::{MetaCommand, MetaOutcome, Replica},
+    limits::WATCHERS_MAX,
     operation::{Reply, Request},
 };
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -47,26 +53,31 @@ use crate::{
     grpc, http,
     metrics::SharedMetrics,
     platform::{Platform, System},
-    store::{BoxFuture, Health, Store},
+    store::{BoxFuture, DeletePart, Health, Parts, ScanPart, ScanSpec, Store, WatchPart, WatchSpec},
 };
 
 mod bootstrap;
 mod checkpoints;
 mod disk;
 mod engine;
+mod feed;
 mod forwarded;
 mod full_disk;
 mod hand_over;
+mod leases;
 mod listen;
 mod meta;
 mod observe;
 mod peers;
+mod ranges;
+mod recent;
 mod reconcile;
 mod replicas;
 mod route;
 mod serve;
 mod stop;
 mod view;
+mod watcher;
 
 #[cfg(test)]
 mod tests;
@@ -109,6 +120,12 @@ pub(crate) struct Node {
     announced_at: OnceLock<ReplicaId>,
     /// No file can be made for the log's next segment.
     disk_full: AtomicBool,
+    /// What its watchers follow.
+    feeds: feed::Feeds,
+    /// A permit for each watcher.
+    watchers: Arc<Semaphore>,
+    /// How recent its replicas are known to be.
+    recency: recent::Recency,
     /// Room for other nodes' answers to what this one has passed on.
     forwarded: forwarded::Room,
     routing: ArcSwapOption<Routing>,
@@ -167,6 +184,9 @@ impl Node {
             meta: watch::Sender::new(Arc::default()),
             announced_at: OnceLock::new(),
             disk_full: AtomicBool::new(false),
+            feeds: feed::Feeds::default(),
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            recency: recent::Recency::default(),
             forwarded: forwarded::Room::new(),
             routing: ArcSwapOption::empty(),
             topology: watch::Sender::new(Arc::default()),
@@ -195,7 +215,7 @@ impl Node {
         let Some(joined) = Arc::clone(self).join_cluster().await? else { return Ok(()) };
         self.open_meta(joined).await?;
         let mut tasks = JoinSet::new();
-        let [reconcile, topology, announce, flush, observe, faults] =
+        let [reconcile, topology, announce, flush, observe, faults, leases] =
             std::array::from_fn(|_| Arc::clone(self));
         tasks.spawn(async move { reconcile.reconcile_loop().await });
         tasks.spawn(async move { topology.topology_loop().await });
@@ -203,6 +223,7 @@ impl Node {
         tasks.spawn(async move { flush.flush_loop().await });
         tasks.spawn(async move { observe.observe_loop().await });
         tasks.spawn(async move { faults.fault_loop().await });
+        tasks.spawn(async move { leases.leases_loop().await });
         // Each ends when the node stops; one that panics takes the node with it, for nothing else would do its work.
         while let Some(ended) = tasks.join_next().await {
             if let Err(panicked) = ended {
@@ -269,7 +290,8 @@ impl Node {
         ));
         let observer = Arc::new(observe::ReplicaObserver::new(&self));
         let (disk, transport) = (Arc::clone(&disk), Arc::clone(&network) as _);
-        let replicas = Replicas::new(disk, transport, self.platform.as_ref(), &self.config, observer);
+        let meta = self.meta.subscribe();
+        let replicas = Replicas::new(disk, transport, self.platform.as_ref(), &self.config, observer, meta);
         self.network.set(network).map_err(|_set| Error::internal("the network was made twice"))?;
         self.replicas.set(replicas).map_err(|_set| Error::internal("the replicas were made twice"))?;
         tracing::info!(cluster = %joined.cluster, node = %joined.node, "the node belongs to a cluster");
@@ -430,6 +452,13 @@ impl Node {
         self.joined().is_some_and(|joined| joined.node == node)
     }
 
+    /// The cluster that it belongs to, as tokens name it.
+    fn cluster_id(&self) -> Result<String> {
+        let joined = self.joined();
+        let none = || Error::unavailable("the node is starting: it is in no cluster yet");
+        joined.map(|joined| joined.cluster.to_string()).ok_or_else(none)
+    }
+
     fn replicas(&self) -> Result<&Replicas> {
         self.replicas.get().ok_or_else(|| Error::unavailable("the node is starting: it is in no cluster yet"))
     }
@@ -551,6 +580,18 @@ impl Node {
 impl Store for Node {
     fn execute(&self, request: Request, deadline: Instant) -> BoxFuture<'_, Result<Reply>> {
         Self::execute(self, request, deadline).boxed()
+    }
+
+    fn scan(self: Arc<Self>, spec: ScanSpec) -> Parts<ScanPart> {
+        self.scan_range(spec)
+    }
+
+    fn delete_range(self: Arc<Self>, start: Bytes, end: Bytes) -> Parts<DeletePart> {
+        self.delete_whole_range(start, end)
+    }
+
+    fn watch(self: Arc<Self>, spec: WatchSpec) -> Parts<WatchPart> {
+        self.watch_range(spec)
     }
 
     fn topology(&self) -> watch::Receiver<Arc<v1::Topology>> {

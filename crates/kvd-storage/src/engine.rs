@@ -19,7 +19,7 @@
 //! No checksums: an engine's word is not believed anyhow, so [`crate::table`] checks each row. No snapshots: a scan that
 //! runs while batches are applied shows rows from different moments. No batches over several trees.
 
-use std::{fmt, ops::Bound, sync::Arc};
+use std::{cmp::Ordering, fmt, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 
@@ -39,8 +39,39 @@ pub use self::{
 /// A row: its key and its value.
 pub type Row = (Bytes, Bytes);
 
-/// Rows in ascending order of their keys, each of which may fail to be read. Ended by the first failure.
+/// Rows in the order of their keys, each of which may fail to be read. Ended by the first failure.
 pub type Rows<'a> = Box<dyn Iterator<Item = Result<Row>> + Send + 'a>;
+
+/// In which order rows are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// From the lowest key to the highest.
+    #[default]
+    Ascending,
+    /// From the highest key to the lowest.
+    Descending,
+}
+
+impl Direction {
+    /// How two keys follow each other.
+    pub(crate) fn order(self, one: &[u8], other: &[u8]) -> Ordering {
+        match self {
+            Self::Ascending => one.cmp(other),
+            Self::Descending => other.cmp(one),
+        }
+    }
+
+    /// What comes in ascending order, in this one.
+    pub fn over<'a, I>(self, ascending: I) -> Box<dyn Iterator<Item = I::Item> + 'a>
+    where
+        I: DoubleEndedIterator + 'a,
+    {
+        match self {
+            Self::Ascending => Box::new(ascending),
+            Self::Descending => Box::new(ascending.rev()),
+        }
+    }
+}
 
 /// Named trees of ordered bytes.
 pub trait Engine: fmt::Debug + Send + Sync {
@@ -77,8 +108,9 @@ pub trait Tree: fmt::Debug + Send + Sync {
     /// [`crate::Error::Engine`]: nothing was applied. [`crate::Error::Fatal`]: a flush failed before.
     fn apply(&self, batch: Batch) -> Result<()>;
 
-    /// The rows within the bounds. Rows that batches change meanwhile may show as before or as after.
-    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'a>;
+    /// The rows within the bounds, `start` being the lower one whatever the direction. Rows that batches change meanwhile
+    /// may show as before or as after.
+    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a>;
 
     /// Removes all rows. Neither atomic nor one batch: after a crash some of the rows may be left.
     ///

@@ -38,7 +38,7 @@ use kvd_types::ReplicaId;
 use parking_lot::RwLock;
 
 use crate::{
-    engine::{Batch, Engine, Rows, Tree},
+    engine::{Batch, Direction, Engine, Rows, Tree},
     error::Result,
 };
 
@@ -297,8 +297,8 @@ impl Table {
         DrainHold { table: self, slot, _hold: hold }
     }
 
-    fn drained(&self, slot: Slot, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'_> {
-        let rows = self.tree(slot).scan(start, end);
+    fn drained(&self, slot: Slot, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'_> {
+        let rows = self.tree(slot).scan(start, end, direction);
         Box::new(rows.map(move |row| {
             let (key, stored) = row?;
             let value = self.codec.decode(slot, &key, stored)?;
@@ -318,6 +318,6 @@ impl DrainHold<'_> {
 
     /// All rows of the drained cut, ascending, each verified.
     pub fn rows(&self) -> Rows<'_> {
-        self.table.drained(self.slot, Bound::Unbounded, Bound::Unbounded)
+        self.table.drained(self.slot, Bound::Unbounded, Bound::Unbounded, Direction::Ascending)
     }
 }

@@ -12,8 +12,8 @@
 //! - [`linearizability`] ignores revisions and versions, and searches for any order of the operations that explains what
 //!   was seen. Slow in bad cases, so it is bounded, and says so where it gave up.
 //!
-//! [`transactions`] judges histories of operations on several keys; the store has none of them yet, so it has an input of
-//! its own.
+//! What a history of single keys can't tell has inputs and judges of its own: [`transactions`] for what spans keys, [`versions`]
+//! for what was seen of many keys at many revisions (scans, reads as of the past, stale reads, watches), [`locks`].
 //!
 //! # Invariants
 //! - No false alarm: every history of a store that keeps its promises is accepted, whatever was unknown to its clients.
@@ -24,10 +24,12 @@
 //! It doesn't judge availability: a history of nothing but failures is in order.
 
 pub mod linearizability;
+pub mod locks;
 mod report;
 #[cfg(test)]
 mod tests;
 pub mod transactions;
+pub mod versions;
 pub mod witness;
 
 use std::{

@@ -24,7 +24,7 @@
 //!
 //! # What it deliberately does not do
 //! The number of a [`Process`] is a label: a process may have many operations under way. No order is drawn from it that is not
-//! in the events. Scans and leases are not recorded.
+//! in the events. Scans, watches, transactions and leases are not in it: they have records and judges of their own.
 
 mod client;
 mod file;
@@ -34,7 +34,7 @@ mod recorder;
 use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
-use kvd_types::{Condition, Key, Outcome, Record, Revision, ShardId, WriteOp};
+use kvd_types::{Condition, Key, Outcome, Record, Revision, ShardId};
 use serde::{Deserialize, Serialize};
 
 pub use client::RecordingClient;
@@ -58,9 +58,8 @@ pub struct Moment {
 
 /// What was asked.
 ///
-/// An operation has one key. One that spans several (a transaction of the store) becomes a further variant that holds its keys
-/// with what was read and written there; [`check::transactions`](crate::check::transactions) is where such are
-/// judged, and the checkers of single keys must then be given its parts.
+/// An operation has one key. What spans several is recorded apart, for [`check::transactions`](crate::check::transactions)
+/// and [`check::versions`](crate::check::versions).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -222,19 +221,6 @@ impl Action {
     }
 }
 
-impl From<&WriteOp> for Action {
-    fn from(op: &WriteOp) -> Self {
-        match op {
-            WriteOp::Put { value, condition, want_previous, .. } => {
-                Self::Put { value: value.clone(), condition: *condition, want_previous: *want_previous }
-            }
-            WriteOp::Delete { condition, want_previous, .. } => {
-                Self::Delete { condition: *condition, want_previous: *want_previous }
-            }
-        }
-    }
-}
-
 impl From<&Record> for Version {
     fn from(record: &Record) -> Self {
         Self {
@@ -268,9 +254,13 @@ impl Answer {
             }
             Outcome::NotFound => Self::NotFound,
             Outcome::ConditionFailed { current } => Self::condition_failed(action, current.as_ref()),
-            Outcome::SessionOpened(_) | Outcome::SessionClosed | Outcome::Refused(_) | Outcome::Meta(_) => {
-                return None;
-            }
+            Outcome::RangeDeleted { .. }
+            | Outcome::Txn { .. }
+            | Outcome::Lease(_)
+            | Outcome::SessionOpened(_)
+            | Outcome::SessionClosed
+            | Outcome::Refused(_)
+            | Outcome::Meta(_) => return None,
         })
     }
 

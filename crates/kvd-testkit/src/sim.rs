@@ -41,6 +41,7 @@ mod invariant;
 mod network;
 mod node;
 mod process;
+mod records;
 mod witness;
 mod workload;
 
@@ -60,6 +61,8 @@ const RECOVERS_WITHIN: Duration = Duration::from_secs(60);
 const PROGRESS: u64 = 5;
 /// How long clients may take to end, and replicas to become equal.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
+/// How long after the clients' end what has a lifetime may last: the longest there is, and twice as long again.
+const LAPSES_WITHIN: Duration = Duration::from_secs(15);
 /// Keys that are read at the end; of those of all the run, the last.
 const FINAL_READS_MAX: usize = 60;
 
@@ -87,6 +90,8 @@ pub struct Report {
     pub unknown: u64,
     /// Entries that nodes applied.
     pub entries_applied: u64,
+    /// What clients did that is recorded beside the history, by kind.
+    pub recorded: BTreeMap<String, u64>,
     /// Faults, by kind.
     pub faults: BTreeMap<String, u64>,
     /// Bits that flipped.
@@ -161,6 +166,8 @@ fn run_here(options: Options) -> Run {
     report.trace_hash = cluster.witness.trace_hash();
     report.violations = cluster.witness.violations();
     report.violations.extend(check::check(&history).violations.iter().map(ToString::to_string));
+    report.violations.extend(cluster.clients.judge());
+    report.recorded = cluster.clients.records.counts();
     let trace = cluster.witness.take_lines();
     std::mem::forget(cluster);
     Run { report, history, trace }
@@ -210,6 +217,9 @@ fn phases(options: Options, cluster: &mut Cluster, rng: StdRng, report: &mut Rep
     })?;
     wait(cluster, SETTLES_WITHIN, "replicas are not equal, and nobody writes", |cluster| {
         cluster.clients.not_equal()
+    })?;
+    wait(cluster, LAPSES_WITHIN, "what was to lapse, and nothing else, is not gone", |cluster| {
+        cluster.clients.not_as_left()
     })?;
     cluster.clients.ask_to_read(last_keys(&cluster.clients.recorder.history()));
     wait(cluster, SETTLES_WITHIN, "the last keys can't be read", |cluster| {

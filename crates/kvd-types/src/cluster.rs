@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, RingEpoch, ShardId};
+use crate::{
+    ClusterId, GroupId, Incarnation, NodeId, ReplicaId, RingEpoch, ShardId,
+    limits::{HISTORY_BYTES_MAX_DEFAULT, HISTORY_RETENTION_DEFAULT_MS},
+};
 
 /// Where a node can be reached, each as `host:port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,6 +129,29 @@ pub struct Settings {
     pub shards: u32,
     /// Shards are first placed once this many nodes have joined.
     pub initial_nodes: u32,
+    /// How shards keep and serve their data.
+    pub data: DataSettings,
+}
+
+/// How shards keep and serve their data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSettings {
+    /// What was replaced or deleted can be read for so long, by the time that the shard is led.
+    pub history_retention_ms: u64,
+    /// More bytes of it than this are not kept that long by a shard.
+    pub history_bytes_max: u64,
+    /// Reads may rely on a leader's lease.
+    pub lease_reads: bool,
+}
+
+impl Default for DataSettings {
+    fn default() -> Self {
+        Self {
+            history_retention_ms: HISTORY_RETENTION_DEFAULT_MS,
+            history_bytes_max: HISTORY_BYTES_MAX_DEFAULT,
+            lease_reads: false,
+        }
+    }
 }
 
 /// A change of the cluster, as a value in the meta group's log.

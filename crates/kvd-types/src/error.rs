@@ -6,7 +6,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{NodeId, RingEpoch, ShardId};
+use crate::{NodeId, Revision, RingEpoch, ShardId};
 
 /// A result whose failure is an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -53,6 +53,11 @@ pub enum ErrorKind {
     OutcomeUnknown,
     /// The session has expired. Nothing was applied now; an earlier try may have been.
     SessionUnknown,
+    /// What was at that revision has been forgotten: read at a later one.
+    Compacted {
+        /// The oldest revision that can be read.
+        oldest: Revision,
+    },
     /// The thing asked for does not exist (a shard or node by id; a missing key is an answer, not an error).
     NotFound,
     /// The state of the cluster does not allow it: two nodes under one id, the wrong cluster, a node not yet caught up.
@@ -103,6 +108,15 @@ impl Error {
         Self::new(ErrorKind::Overloaded { retry_after }, message)
     }
 
+    /// A read as of a revision that has been forgotten.
+    #[must_use]
+    pub fn compacted(at: Revision, oldest: Revision) -> Self {
+        Self::new(
+            ErrorKind::Compacted { oldest },
+            format!("what was at revision {at} has been compacted; the oldest that can be read is {oldest}"),
+        )
+    }
+
     /// Whether a write that failed so may still have been applied, or be applied later.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
@@ -121,6 +135,7 @@ impl Error {
             ErrorKind::InvalidArgument
             | ErrorKind::DeadlineExceeded
             | ErrorKind::SessionUnknown
+            | ErrorKind::Compacted { .. }
             | ErrorKind::NotFound
             | ErrorKind::FailedPrecondition
             | ErrorKind::Unauthenticated

@@ -26,6 +26,37 @@ pub const SCAN_ROWS_MAX: usize = 4096;
 /// See [`SCAN_ROWS_MAX`].
 pub const SCAN_BYTES_MAX: usize = 1 << 20;
 
+/// Most compares and operations in one transaction, both branches together.
+pub const TXN_OPERATIONS_MAX: usize = 128;
+/// Most bytes of values that one transaction gives back.
+pub const TXN_ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Most keys that one step of a range's deletion, or of a lease's end, removes.
+pub const DELETE_STEP_KEYS_MAX: u32 = 512;
+/// Most bytes of keys and values that such a step removes, but for the last one.
+pub const DELETE_STEP_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes of keys and values that one transaction replaces or deletes: they go to watchers together.
+pub const TXN_REPLACED_BYTES_MAX: usize = 4 << 20;
+/// Largest page of changes, in events; those at one revision stay together.
+pub const CHANGES_MAX: usize = 1024;
+/// Longest time that a look at changes waits for some.
+pub const CHANGES_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Watchers of one node; one more is refused as overloaded.
+pub const WATCHERS_MAX: usize = 20_000;
+/// How far behind a bounded read may be at most.
+pub const STALENESS_MAX: Duration = Duration::from_secs(3600);
+
+/// Leases whose home is one shard.
+pub const LEASES_MAX: usize = 1_000_000;
+/// The shortest time to live of a lease: it must outlive a change of leader.
+pub const LEASE_TTL_MIN: Duration = Duration::from_secs(2);
+/// The longest time to live of a lease or key.
+pub const TTL_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+/// Keys, leases and ended leases that one log entry looks at because their time is over.
+pub const EXPIRED_PER_ENTRY_MAX: usize = 64;
+/// How long a shard remembers that a lease has ended, by its age.
+pub const ENDED_LEASE_KEPT: Duration = Duration::from_secs(3600);
+
 /// Most commands in one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 1024;
 /// Target size of one log entry, in bytes; a single larger command still makes an entry.
@@ -59,6 +90,15 @@ pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
 pub const SESSION_CLOCK_STEP_MAX: Duration = Duration::from_secs(15 * 60);
 /// Sessions that one log entry may expire, so that expiry never stalls a shard.
 pub const SESSIONS_EXPIRED_PER_ENTRY_MAX: usize = 64;
+
+/// How long what was replaced or deleted can be read, in milliseconds, unless the cluster is told otherwise.
+pub const HISTORY_RETENTION_DEFAULT_MS: u64 = 600_000;
+/// How long that may be, in milliseconds.
+pub const HISTORY_RETENTION_RANGE_MS: std::ops::RangeInclusive<u64> = 1000..=2_592_000_000;
+/// Bytes of what was replaced or deleted that a shard keeps, unless the cluster is told otherwise.
+pub const HISTORY_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// How many that may be.
+pub const HISTORY_BYTES_MAX_RANGE: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 40);
 
 /// Shards of a cluster.
 pub const SHARDS_MAX: u32 = 1024;

@@ -17,6 +17,6 @@ pub struct Record {
     pub version: u64,
     /// The lease that the key is attached to.
     pub lease: Option<LeaseId>,
-    /// When the key lapses, in milliseconds of the leader's Unix clock.
-    pub expires_at_unix_ms: Option<u64>,
+    /// When the key lapses, in milliseconds of its shard's age.
+    pub expires_at_age_ms: Option<u64>,
 }

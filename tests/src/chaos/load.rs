@@ -326,6 +326,7 @@ const fn is_expected(kind: &ErrorKind, is_any_disk_bad: bool) -> bool {
         | ErrorKind::SessionUnknown => true,
         ErrorKind::Corruption => is_any_disk_bad,
         ErrorKind::InvalidArgument
+        | ErrorKind::Compacted { .. }
         | ErrorKind::NotFound
         | ErrorKind::FailedPrecondition
         | ErrorKind::Unauthenticated

@@ -109,9 +109,9 @@ async fn what_is_put_is_got_until_it_is_deleted() {
     assert_eq!(put.quietly(), "OK\nhello\n");
     assert_eq!(run(&cluster, &["put", "new", "value", "--prev-kv"]).await.quietly(), "OK\n");
     // In the order asked for; those that are there even if others are not.
-    let got = run(&cluster, &["get", "new", "greeting", "--print-value-only"]).await;
+    let got = run(&cluster, &["mget", "new", "greeting", "--print-value-only"]).await;
     assert_eq!(got.quietly(), "value\nagain\n");
-    let got = run(&cluster, &["get", "none", "greeting", "neither"]).await;
+    let got = run(&cluster, &["mget", "none", "greeting", "neither"]).await;
     assert_eq!((got.code, got.out.as_slice()), (Some(3), &b"greeting\nagain\n"[..]));
     assert!(got.err.contains("none") && got.err.contains("neither"), "{}", got.err);
 

@@ -12,4 +12,5 @@ mod kvctl;
 mod local;
 mod rest;
 mod stopping;
+mod watch;
 mod wire;

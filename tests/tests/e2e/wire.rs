@@ -54,7 +54,7 @@ fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> v1::PutRequest {
 }
 
 fn get(key: impl Into<Bytes>) -> v1::GetRequest {
-    v1::GetRequest { key: key.into() }
+    v1::GetRequest { key: key.into(), read: None }
 }
 
 /// Checks that a channel still serves, with a key of its own.
@@ -160,8 +160,11 @@ fn requests_beyond_a_limit() -> Vec<(Wire, &'static str)> {
         (Wire::Put(put("refused", vec![0; VALUE_BYTES_MAX + 1])), "a value has at most 1048576 bytes"),
         (Wire::Put(conditional(v1::Condition { kind: None })), "the condition says nothing"),
         (Wire::Put(conditional(absent(false))), "the condition says nothing"),
-        (Wire::BatchGet(v1::BatchGetRequest { keys: many }), "1024"),
-        (Wire::BatchGet(v1::BatchGetRequest { keys: vec!["k".into(), Bytes::new()] }), "a key has 1 to 4096"),
+        (Wire::BatchGet(v1::BatchGetRequest { keys: many, read: None }), "1024"),
+        (
+            Wire::BatchGet(v1::BatchGetRequest { keys: vec!["k".into(), Bytes::new()], read: None }),
+            "a key has 1 to 4096",
+        ),
     ]
 }
 

@@ -50,7 +50,7 @@ pub(super) async fn import(
     let (lines, total_bytes) = read(&arguments.file)?;
     let mut importer = Importer {
         client,
-        progress: Progress::begin(total_bytes),
+        progress: Progress::begin("lines", total_bytes),
         under_way: FuturesUnordered::new(),
         keys: HashSet::new(),
         written: Written::default(),
@@ -60,7 +60,7 @@ pub(super) async fn import(
     importer.progress.end();
     let Importer { progress, written, failed, .. } = importer;
     if format == Format::Json {
-        output.imported(progress.lines)?;
+        output.imported(progress.done)?;
     }
     match failed {
         None => Ok(()),
@@ -69,13 +69,13 @@ pub(super) async fn import(
             let message = format!(
                 "line {number}: {why}\n  {} lines were written; {} certainly in. Import again from there, or all: \
                  a line that is in already does no harm.",
-                progress.lines,
+                progress.done,
                 match written.through {
                     0 => "none from the first one on is".to_owned(),
                     through => format!("lines 1 to {through} are"),
                 }
             );
-            Err(Failure::Import { message, cause: Box::new(cause) })
+            Err(Failure::Stopped { message, cause: Box::new(cause) })
         }
     }
 }

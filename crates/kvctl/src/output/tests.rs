@@ -7,6 +7,8 @@ use kvd_types::{MetaEpoch, ReplicaId, RingEpoch, cluster::RingSpec};
 
 use super::*;
 
+mod data;
+
 #[track_caller]
 fn check(format: Format, write: impl Fn(&mut Output<&mut Vec<u8>>) -> io::Result<()>, expected: &str) {
     let mut written = Vec::new();
@@ -115,17 +117,17 @@ fn a_delete() {
 #[test]
 fn a_key_and_its_value() {
     let (text, binary) = (Key::try_from("grün").unwrap(), Key::new(vec![0xff]).unwrap());
-    check(Format::Table, |out| out.found(&text, &record(b"v"), false), "grün\nv\n");
-    check(Format::Table, |out| out.found(&text, &record(b"v"), true), "v\n");
+    check(Format::Table, |out| out.found(&text, &record(b"v"), Shown::Both), "grün\nv\n");
+    check(Format::Table, |out| out.found(&text, &record(b"v"), Shown::Value), "v\n");
     check(
         Format::Json,
-        |out| out.found(&text, &record(b"v"), false),
+        |out| out.found(&text, &record(b"v"), Shown::Both),
         "{\"key\":\"grün\",\"value\":\"v\",\
          \"revision\":\"1900000000000000007\",\"create_revision\":\"5\",\"version\":\"3\"}\n",
     );
     check(
         Format::Json,
-        |out| out.found(&binary, &record(b"v"), false),
+        |out| out.found(&binary, &record(b"v"), Shown::Both),
         "{\"key_base64\":\"/w==\",\"value\":\"v\",\
          \"revision\":\"1900000000000000007\",\"create_revision\":\"5\",\"version\":\"3\"}\n",
     );

@@ -4,4 +4,11 @@
 mod chaos;
 mod fake;
 mod faults;
+mod leases;
+mod locks;
+mod namespaces;
+mod ranges;
+mod reads;
 mod requests;
+mod txns;
+mod watches;

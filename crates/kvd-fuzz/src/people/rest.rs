@@ -10,11 +10,16 @@ use std::{
 };
 
 use base64::Engine as _;
+use bytes::Bytes;
+use futures::stream;
 use http::{Method, Request, Uri};
 use kvd_proto::v1;
-use kvd_server::store::{BoxFuture, Health, Store};
+use kvd_server::store::{
+    BoxFuture, DeletePart, Health, Parts, ScanPart, ScanSpec, Store, WatchPart, WatchSpec,
+};
 use kvd_types::{
-    Condition, Error, ErrorKind, Key, NodeId, Outcome, Record, Result, Revision, ShardId, Write, WriteOp,
+    Condition, Error, ErrorKind, Key, Lifetime, NodeId, Outcome, Record, Result, Revision, ShardId, Write,
+    WriteOp,
     operation::{self, Reply, Response, Served},
 };
 use serde_json::Value;
@@ -32,11 +37,13 @@ struct Memory {
 
 impl Memory {
     fn new() -> Arc<Self> {
-        let memory = Self { rows: Mutex::default(), topology: watch::Sender::default() };
+        let topology = v1::Topology { cluster_id: "0".repeat(32), ..v1::Topology::default() };
+        let memory = Self { rows: Mutex::default(), topology: watch::Sender::new(Arc::new(topology)) };
         let key = Key::try_from("a/b").expect("a key");
         memory.write(WriteOp::Put {
             key,
             value: "c".into(),
+            lifetime: Lifetime::Forever,
             condition: Condition::Always,
             want_previous: false,
         });
@@ -45,8 +52,10 @@ impl Memory {
 
     fn write(&self, op: WriteOp) -> Outcome {
         let mut rows = self.rows.lock().expect("nobody panics");
-        let current = rows.get(op.key()).cloned();
-        let (WriteOp::Put { condition, .. } | WriteOp::Delete { condition, .. }) = &op;
+        let (WriteOp::Put { key, condition, .. } | WriteOp::Delete { key, condition, .. }) = &op else {
+            return Outcome::NotFound;
+        };
+        let current = rows.get(key).cloned();
         let holds = match condition {
             Condition::Always => true,
             Condition::Absent => current.is_none(),
@@ -70,6 +79,7 @@ impl Memory {
                 }
                 None => Outcome::NotFound,
             },
+            _ => Outcome::NotFound,
         }
     }
 }
@@ -77,11 +87,11 @@ impl Memory {
 impl Store for Memory {
     fn execute(&self, request: operation::Request, _deadline: Instant) -> BoxFuture<'_, Result<Reply>> {
         let response = match request {
-            operation::Request::Get(key) => {
+            operation::Request::Get(key, _) => {
                 let found = self.rows.lock().expect("nobody panics").get(&key).cloned();
                 Ok(Response::Got(found.map(|record| (key, record))))
             }
-            operation::Request::Write(Write { op, .. }) => {
+            operation::Request::Write(Write { op, .. }, _) => {
                 let is_put = matches!(op, WriteOp::Put { .. });
                 let outcome = self.write(op);
                 Ok(if is_put { Response::Put(outcome) } else { Response::Deleted(outcome) })
@@ -90,6 +100,18 @@ impl Store for Memory {
         };
         let reply = response.map(|response| Reply { response, served: Served::default() });
         Box::pin(std::future::ready(reply))
+    }
+
+    fn scan(self: Arc<Self>, _spec: ScanSpec) -> Parts<ScanPart> {
+        Box::pin(stream::empty())
+    }
+
+    fn delete_range(self: Arc<Self>, _start: Bytes, _end: Bytes) -> Parts<DeletePart> {
+        Box::pin(stream::empty())
+    }
+
+    fn watch(self: Arc<Self>, _spec: WatchSpec) -> Parts<WatchPart> {
+        Box::pin(stream::empty())
     }
 
     fn topology(&self) -> watch::Receiver<Arc<v1::Topology>> {

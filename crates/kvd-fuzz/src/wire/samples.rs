@@ -6,11 +6,15 @@ use bytes::Bytes;
 use kvd_proto::{operation::request_to_wire, peer::v1 as p, v1};
 use kvd_raft::peer::Handshake;
 use kvd_types::{
-    ClusterId, Command, Condition, Error, ErrorKind, GroupId, Incarnation, Key, LeaderHint, LeaseId, NodeId,
-    Outcome, Proposal, Record, ReplicaId, Result, Revision, RingEpoch, SequenceNumber, SessionId,
-    SessionPosition, ShardId, Write, WriteOp,
-    cluster::{Addresses, MetaCommand, NodeProfile, NodeState, Settings},
-    operation::{Reply, Request, Response, ScanPage, Served},
+    ClusterId, Command, Compare, Condition, Consistency, Error, ErrorKind, Event, GroupId, Incarnation, Key,
+    LeaderHint, LeaseCommand, LeaseId, LeaseOutcome, Lifetime, LogIndex, NodeId, Outcome, Proposal, Read,
+    Record, Relation, ReplicaId, Result, Revision, RingEpoch, SequenceNumber, SessionId, SessionPosition,
+    ShardId, Subject, Txn, TxnOp, TxnResult, Write, WriteOp,
+    cluster::{Addresses, DataSettings, MetaCommand, NodeProfile, NodeState, Settings},
+    operation::{
+        Changes, ChangesPage, Content, Filter, LeaseInfo, Page, ReadPoint, Reply, Request, Response,
+        ScanPage, Served, Tell,
+    },
 };
 use prost::Message as _;
 
@@ -25,7 +29,7 @@ fn record() -> Record {
         revision: Revision((1 << 40) + 3),
         version: 4,
         lease: Some(LeaseId(5)),
-        expires_at_unix_ms: Some(1_800_000_000_000),
+        expires_at_age_ms: Some(1_800_000),
     }
 }
 
@@ -37,15 +41,47 @@ fn session() -> SessionPosition {
     }
 }
 
+fn txn() -> Txn {
+    let compare = |subject, relation| Compare { key: key(), subject, relation };
+    let put = |lifetime| TxnOp::Put {
+        key: key(),
+        value: Bytes::from_static(b"Ada"),
+        lifetime,
+        want_previous: true,
+    };
+    Txn {
+        compares: vec![
+            compare(Subject::Value(Bytes::from_static(b"Ada")), Relation::Equal),
+            compare(Subject::Version(3), Relation::Less),
+            compare(Subject::Revision(Revision(9)), Relation::Greater),
+            compare(Subject::CreateRevision(Revision(0)), Relation::NotEqual),
+            compare(Subject::Lease(LeaseId(5)), Relation::Equal),
+        ],
+        then: vec![put(Lifetime::Ttl(7)), TxnOp::Get(key())],
+        otherwise: vec![put(Lifetime::Lease(LeaseId(5))), TxnOp::Delete { key: key(), want_previous: true }],
+    }
+}
+
 fn writes() -> Vec<Write> {
     let put = |condition, want_previous| WriteOp::Put {
         key: key(),
         value: Bytes::from_static(b"Ada"),
+        lifetime: Lifetime::Forever,
         condition,
         want_previous,
     };
     let delete = |condition| WriteOp::Delete { key: key(), condition, want_previous: true };
+    let range = WriteOp::DeleteRange {
+        shard: ShardId(3),
+        start: Bytes::from_static(b"a"),
+        end: Bytes::from_static(b"b"),
+        limit: 10,
+    };
     vec![
+        Write { session: Some(session()), op: WriteOp::Txn(txn()) },
+        Write { session: Some(session()), op: range },
+        Write { session: None, op: WriteOp::GrantLease { lease: LeaseId(5), ttl_ms: 5000 } },
+        Write { session: None, op: WriteOp::RevokeLease(LeaseId(5)) },
         Write { session: None, op: put(Condition::Always, false) },
         Write { session: Some(session()), op: put(Condition::Absent, true) },
         Write { session: Some(session()), op: put(Condition::RevisionIs(Revision(12)), true) },
@@ -60,15 +96,40 @@ pub(super) fn requests() -> Vec<Request> {
         start: Bytes::from_static(b"a"),
         end: Bytes::from_static(b"b"),
         limit: 10,
+        descending: true,
+        content: Content::KeysOnly,
+        filter: Filter { revision_min: Some(Revision(4)), ..Filter::default() },
+        read: Read::at(Revision(1 << 40)),
+    };
+    let bounded =
+        Read { consistency: Consistency::Bounded(Duration::from_secs(2)), any_replica: true, at: None };
+    let session = Read { consistency: Consistency::Session(Revision(9)), ..bounded };
+    let changes = ChangesPage {
+        shard: ShardId(3),
+        after: Revision(9),
+        want_previous: true,
+        wait_ms: 100,
+        ..ChangesPage::default()
     };
     let others = [
-        Request::Get(key()),
-        Request::BatchGet(vec![key(), key()]),
+        Request::get(key()),
+        Request::Get(key(), bounded),
+        Request::BatchGet(vec![key(), key()], session),
         Request::Scan(page),
+        Request::Snapshot(vec![ShardId(3), ShardId(4)]),
+        Request::ReadPoint(ReadPoint { shard: ShardId(3), at: Some(Revision(9)), ..ReadPoint::default() }),
+        Request::Changes(changes),
+        Request::KeepLeaseAlive(LeaseId(5)),
+        Request::GetLease(LeaseId(5)),
+        Request::ListLeases { shard: ShardId(3), from: LeaseId(0), limit: 10 },
+        Request::LeaseKeys { shard: ShardId(3), lease: LeaseId(5), after: Some(key()), limit: 10 },
+        Request::Tell(ShardId(3), LeaseId(5), Tell::Expect(ShardId(4))),
+        Request::Tell(ShardId(3), LeaseId(5), Tell::Detach(10)),
+        Request::Tell(ShardId(3), LeaseId(5), Tell::Detached(ShardId(4))),
         Request::OpenSession(ShardId(3)),
         Request::CloseSession(ShardId(3), SessionId(1 << 41)),
     ];
-    writes().into_iter().map(Request::Write).chain(others).collect()
+    writes().into_iter().map(Request::write).chain(others).collect()
 }
 
 pub(super) fn replies() -> Vec<Result<Reply>> {
@@ -77,6 +138,8 @@ pub(super) fn replies() -> Vec<Result<Reply>> {
         leader: NodeId(2),
         leader_address: "host:7400".to_owned(),
         ring_epoch: RingEpoch(4),
+        shard_age_ms: 70_000,
+        revision: Revision(9),
     };
     let row = || Some((key(), record()));
     let put = Outcome::Put {
@@ -86,6 +149,17 @@ pub(super) fn replies() -> Vec<Result<Reply>> {
         previous: Some(record()),
     };
     let deleted = Outcome::Deleted { revision: Revision(9), previous: Some(record()) };
+    let txn_outcome = Outcome::Txn {
+        succeeded: true,
+        revision: Revision(9),
+        results: vec![
+            TxnResult::Got(Some(record())),
+            TxnResult::Put { create_revision: Revision(8), version: 2, previous: Some(record()) },
+            TxnResult::Deleted { existed: true, previous: None },
+        ],
+    };
+    let event = Event { key: key(), revision: Revision(9), record: Some(record()), previous: Some(record()) };
+    let lease = || LeaseInfo { id: LeaseId(5), ttl_ms: 5000, remaining_ms: 400, shards: vec![ShardId(4)] };
     let failed = || Outcome::ConditionFailed { current: Some(record()) };
     let good = [
         Response::Got(row()),
@@ -98,7 +172,19 @@ pub(super) fn replies() -> Vec<Result<Reply>> {
         Response::Deleted(failed()),
         Response::Session(Outcome::SessionOpened(SessionId(1 << 41))),
         Response::Session(Outcome::SessionClosed),
-        Response::Page { rows: vec![(key(), record())], more: true },
+        Response::Page(Page { rows: vec![(key(), record())], count: 1, next: Some("b".into()) }),
+        Response::RangeDeleted(Outcome::RangeDeleted { revision: Revision(9), deleted: 3, next: None }),
+        Response::Txn(txn_outcome),
+        Response::Lease(Outcome::Lease(LeaseOutcome::Granted { ttl_ms: 5000 })),
+        Response::LeaseKept(Outcome::Lease(LeaseOutcome::Alive { ttl_ms: 5000 })),
+        Response::Lease(Outcome::Lease(LeaseOutcome::Revoked)),
+        Response::LeaseInfo(Some(lease())),
+        Response::Leases(vec![lease()]),
+        Response::LeaseKeys(vec![key()]),
+        Response::Told { lives: true, more: false },
+        Response::Snapshot(Revision(9)),
+        Response::ReadPoint { log_index: LogIndex(7), revision: Revision(9) },
+        Response::Changes(Changes { events: vec![event], upto: Revision(9), more: true }),
     ];
     let good = good.into_iter().map(|response| Ok(Reply { response, served: served.clone() }));
     good.chain(errors().into_iter().map(Err)).collect()
@@ -186,7 +272,8 @@ fn profile() -> NodeProfile {
 }
 
 pub(crate) fn meta_commands() -> Vec<MetaCommand> {
-    let settings = Settings { replication_factor: 3, shards: 2, initial_nodes: 1 };
+    let settings =
+        Settings { replication_factor: 3, shards: 2, initial_nodes: 1, data: DataSettings::default() };
     vec![
         MetaCommand::CreateCluster {
             cluster: ClusterId(77),
@@ -214,12 +301,30 @@ pub(crate) fn meta_commands() -> Vec<MetaCommand> {
 
 pub(super) fn proposals() -> Vec<Proposal> {
     let clock = Revision::from_unix_ms(1_800_000_000_000);
-    let one = |command| Proposal { clock, commands: vec![command] };
+    let stamped = Proposal {
+        clock,
+        age_ms: 70_000,
+        ceiling: clock.next(),
+        compacted: Revision(12),
+        commands: Vec::new(),
+    };
+    let one = |command| Proposal { commands: vec![command], ..stamped.clone() };
     let mut proposals: Vec<Proposal> = writes().into_iter().map(Command::Write).map(one).collect();
     proposals.push(one(Command::OpenSession));
     proposals.push(one(Command::CloseSession(SessionId(4))));
     proposals.extend(meta_commands().into_iter().map(Command::Meta).map(one));
-    proposals.push(Proposal { clock, commands: writes().into_iter().map(Command::Write).collect() });
+    let lease = LeaseId(5);
+    let leases = [
+        LeaseCommand::KeepAlive(lease),
+        LeaseCommand::Expect { lease, shard: ShardId(4) },
+        LeaseCommand::Attach { lease, not_after_ms: 80_000 },
+        LeaseCommand::Detach { lease, limit: 10 },
+        LeaseCommand::Detached { lease, shard: ShardId(4) },
+    ];
+    proposals.extend(leases.map(Command::Lease).map(one));
+    let all = writes().into_iter().map(Command::Write).collect();
+    proposals.push(Proposal { commands: all, ..stamped.clone() });
+    proposals.push(stamped);
     proposals
 }
 

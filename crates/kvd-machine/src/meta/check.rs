@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use kvd_types::{
     NodeId,
     cluster::{Addresses, NodeProfile, Settings},
-    limits::{LABEL_BYTES_MAX, NODES_MAX, REPLICATION_FACTORS, SHARDS_MAX, WEIGHT_RANGE},
+    limits::{
+        HISTORY_BYTES_MAX_RANGE, HISTORY_RETENTION_RANGE_MS, LABEL_BYTES_MAX, NODES_MAX, REPLICATION_FACTORS,
+        SHARDS_MAX, WEIGHT_RANGE,
+    },
 };
 
 use super::MetaState;
@@ -17,7 +20,7 @@ pub(super) type Refusal = String;
 
 /// What was decided for a new cluster.
 pub(super) fn settings(settings: &Settings) -> Result<(), Refusal> {
-    let Settings { replication_factor, shards, initial_nodes } = *settings;
+    let Settings { replication_factor, shards, initial_nodes, data } = *settings;
     if !REPLICATION_FACTORS.contains(&replication_factor) {
         return Err(format!(
             "the replication factor is {replication_factor}: use one of {REPLICATION_FACTORS:?}"
@@ -25,6 +28,18 @@ pub(super) fn settings(settings: &Settings) -> Result<(), Refusal> {
     }
     if !(1..=SHARDS_MAX).contains(&shards) {
         return Err(format!("{shards} shards are asked for: a cluster has 1 to {SHARDS_MAX}"));
+    }
+    if !HISTORY_RETENTION_RANGE_MS.contains(&data.history_retention_ms) {
+        return Err(format!(
+            "history is to be kept for {} ms: use {HISTORY_RETENTION_RANGE_MS:?}",
+            data.history_retention_ms
+        ));
+    }
+    if !HISTORY_BYTES_MAX_RANGE.contains(&data.history_bytes_max) {
+        return Err(format!(
+            "{} bytes of history are to be kept: use {HISTORY_BYTES_MAX_RANGE:?}",
+            data.history_bytes_max
+        ));
     }
     if initial_nodes < replication_factor {
         return Err(format!(

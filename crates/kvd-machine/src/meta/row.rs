@@ -6,7 +6,10 @@
 use bytes::Bytes;
 use kvd_types::{
     ClusterId, GroupId, Incarnation, MetaEpoch, NodeId, ReplicaId, RingEpoch, ShardId,
-    cluster::{Addresses, Node, NodeProfile, NodeState, Placement, Replica, RingShard, RingSpec, Settings},
+    cluster::{
+        Addresses, DataSettings, Node, NodeProfile, NodeState, Placement, Replica, RingShard, RingSpec,
+        Settings,
+    },
 };
 use prost::{Enumeration, Message};
 
@@ -52,6 +55,14 @@ struct FoundingRow {
     shards: u32,
     #[prost(uint32, tag = "4")]
     initial_nodes: u32,
+    /// Zero: the default.
+    #[prost(uint64, tag = "8")]
+    history_retention_ms: u64,
+    /// Zero: the default.
+    #[prost(uint64, tag = "9")]
+    history_bytes_max: u64,
+    #[prost(bool, tag = "10")]
+    lease_reads: bool,
     #[prost(uint32, tag = "5")]
     ring_format: u32,
     #[prost(uint64, tag = "6")]
@@ -188,6 +199,9 @@ impl From<&Founding> for FoundingRow {
             replication_factor: settings.replication_factor,
             shards: settings.shards,
             initial_nodes: settings.initial_nodes,
+            history_retention_ms: settings.data.history_retention_ms,
+            history_bytes_max: settings.data.history_bytes_max,
+            lease_reads: settings.data.lease_reads,
             ring_format: ring.format,
             ring_epoch: ring.epoch.get(),
             ring_shards: ring
@@ -206,12 +220,20 @@ impl FoundingRow {
             .iter()
             .map(|row| RingShard { id: ShardId(row.id), weight: row.weight })
             .collect();
+        let default = DataSettings::default();
+        let or = |number: u64, default: u64| if number == 0 { default } else { number };
+        let data = DataSettings {
+            history_retention_ms: or(self.history_retention_ms, default.history_retention_ms),
+            history_bytes_max: or(self.history_bytes_max, default.history_bytes_max),
+            lease_reads: self.lease_reads,
+        };
         Ok(Founding {
             cluster: ClusterId(number(&self.cluster)?),
             settings: Settings {
                 replication_factor: self.replication_factor,
                 shards: self.shards,
                 initial_nodes: self.initial_nodes,
+                data,
             },
             ring: RingSpec { format: self.ring_format, epoch: RingEpoch(self.ring_epoch), shards },
         })

@@ -6,14 +6,11 @@
 use std::{ops::Bound, sync::Arc};
 
 use kvd_storage::table::Table;
-use kvd_types::{
-    Key, Record, Revision,
-    limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX},
-};
+use kvd_types::{Key, Record, Revision};
 use parking_lot::Mutex;
 
 use super::record;
-use crate::{Error, rows};
+use crate::{Error, books, rows};
 
 /// A handle that reads a shard's keys. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,17 +30,36 @@ pub struct ShardStats {
     pub sessions: usize,
     /// The last revision given. If it is ahead of the node's clock, some leader's clock was.
     pub last_revision: Revision,
-    /// The digest of the keys' rows.
+    /// Readers may be shown any revision up to this.
+    pub ceiling: Revision,
+    /// Reads at revisions below are refused.
+    pub compacted: Revision,
+    /// Rows that only such reads could see are still to be removed.
+    pub is_forgetting: bool,
+    /// Bytes of the versions that were replaced, and of the changes.
+    pub history_bytes: u64,
+    /// How long the shard has been led, in milliseconds.
+    pub age_ms: u64,
+    /// The age at which something is due, if anything ever is.
+    pub next_due_ms: Option<u64>,
+    /// How many leases have their home here.
+    pub leases: u64,
+    /// How many of them end: their shards have to be told.
+    pub leases_ending: u64,
+    /// The digest of the rows of keys, of their history and of leases.
     pub digest: u64,
 }
 
-/// Rows of a scan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// The keys and their versions, in key order.
-    pub rows: Vec<(Key, Record)>,
-    /// There are more keys in the range.
-    pub more: bool,
+/// What a read as of a revision comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AsOf<T> {
+    /// What was there.
+    Known(T),
+    /// It may have been forgotten; reads at this revision and later ones are answered.
+    Compacted {
+        /// The oldest revision that can be read.
+        oldest: Revision,
+    },
 }
 
 impl ShardReader {
@@ -60,42 +76,38 @@ impl ShardReader {
         self.table.get(&row)?.map(|bytes| record::decode(&row, &bytes)).transpose()
     }
 
-    /// The first keys of a range, in order: at most `limit_rows` and [`SCAN_ROWS_MAX`], and about `limit_bytes` and
-    /// [`SCAN_BYTES_MAX`] at most, but one row at least. Bounds are keys' bytes; the next page starts after the last
-    /// key of this one. A page is of one moment, two pages are of two.
+    /// A key's version as of a revision. All that gets a revision up to that must have been applied before.
     ///
     /// # Errors
     /// The table can't be read, or a row is corrupt.
-    pub fn scan(
-        &self,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        limit_rows: usize,
-        limit_bytes: usize,
-    ) -> Result<Page, Error> {
-        let start = match start {
-            Bound::Unbounded => Bound::Included(rows::latest(b"")),
-            bound => bound.map(rows::latest),
+    pub fn get_as_of(&self, key: &Key, at: Revision) -> Result<AsOf<Option<Record>>, Error> {
+        // A version that is replaced meanwhile moves from the first row to the second, so this order misses none.
+        let found = match self.get(key)?.filter(|record| record.revision <= at) {
+            Some(current) => Some(current),
+            None => self.replaced_as_of(key, at)?,
         };
-        let end = match end {
-            Bound::Unbounded => Bound::Excluded(rows::latest_end()),
-            bound => bound.map(rows::latest),
-        };
-        let limit_rows = limit_rows.clamp(1, SCAN_ROWS_MAX);
-        let limit_bytes = limit_bytes.clamp(1, SCAN_BYTES_MAX);
-        let mut found = self.table.scan(as_slice(&start), as_slice(&end), limit_rows + 1, limit_bytes)?;
-        // Either a row too many was found, or the page is short because of its bytes or at the end of the range.
-        let more = found.len() > limit_rows
-            || match found.last() {
-                Some((last, _)) => !self.table.scan(Bound::Excluded(last), as_slice(&end), 1, 1)?.is_empty(),
-                None => false,
-            };
-        found.truncate(limit_rows);
-        let rows = found
-            .iter()
-            .map(|(row, bytes)| Ok((rows::latest_key(row)?, record::decode(row, bytes)?)))
-            .collect::<Result<Vec<_>, Error>>()?;
-        Ok(Page { rows, more })
+        self.unless_compacted(at, found)
+    }
+
+    /// The version of a key that was current at a revision, among those that were replaced.
+    pub(super) fn replaced_as_of(&self, key: &Key, at: Revision) -> Result<Option<Record>, Error> {
+        let start = rows::history(key.as_bytes(), at);
+        let end = rows::history_end(key.as_bytes());
+        let found = self.table.scan(Bound::Included(&start), Bound::Excluded(&end), 1, 1)?;
+        let Some((row, bytes)) = found.first() else { return Ok(None) };
+        let (record, until) = record::decode_replaced(row, bytes)?;
+        Ok(Some(record).filter(|_| until > at))
+    }
+
+    /// What was read, if nothing of it had been forgotten by then: the bound is raised before anything is. Rows that have just
+    /// been installed may have forgotten more than the machine knows of yet; their books say it.
+    pub(super) fn unless_compacted<T>(&self, at: Revision, found: T) -> Result<AsOf<T>, Error> {
+        let oldest = books::compacted(&self.table)?.max(self.stats().compacted);
+        Ok(if at < oldest { AsOf::Compacted { oldest } } else { AsOf::Known(found) })
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.table
     }
 
     /// The shard's counters.
@@ -103,8 +115,4 @@ impl ShardReader {
     pub fn stats(&self) -> ShardStats {
         *self.published.lock()
     }
-}
-
-fn as_slice(bound: &Bound<bytes::Bytes>) -> Bound<&[u8]> {
-    bound.as_ref().map(AsRef::as_ref)
 }

@@ -1,6 +1,6 @@
 //! A record as a row's value, and inside remembered outcomes. Persisted, keep stable.
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use kvd_types::{LeaseId, Record, Revision};
 use prost::Message;
 
@@ -21,8 +21,14 @@ pub(super) struct RecordRow {
     #[prost(uint64, optional, tag = "5")]
     lease: Option<u64>,
     #[prost(uint64, optional, tag = "6")]
-    expires_at_unix_ms: Option<u64>,
+    expires_at_age_ms: Option<u64>,
+    /// Of a version that was replaced or deleted: at which revision.
+    #[prost(fixed64, optional, tag = "7")]
+    until: Option<u64>,
 }
+
+/// What stands before `until` in its encoding: its tag and the type of a fixed number of 8 bytes.
+const UNTIL_TAG: u8 = 7 << 3 | 1;
 
 impl From<&Record> for RecordRow {
     fn from(record: &Record) -> Self {
@@ -32,7 +38,8 @@ impl From<&Record> for RecordRow {
             version: record.version,
             value: Some(record.value.clone()),
             lease: record.lease.map(LeaseId::get),
-            expires_at_unix_ms: record.expires_at_unix_ms,
+            expires_at_age_ms: record.expires_at_age_ms,
+            until: None,
         }
     }
 }
@@ -50,7 +57,7 @@ impl RecordRow {
             revision: Revision(self.revision),
             version: self.version,
             lease: self.lease.map(LeaseId),
-            expires_at_unix_ms: self.expires_at_unix_ms,
+            expires_at_age_ms: self.expires_at_age_ms,
         })
     }
 }
@@ -58,6 +65,26 @@ impl RecordRow {
 /// The row's value that holds a record.
 pub(super) fn encode(record: &Record) -> Bytes {
     RecordRow::from(record).encode_to_vec().into()
+}
+
+/// The value of a current version's row, as that of a version which was replaced at a revision.
+pub(super) fn replaced(current: &[u8], until: Revision) -> Bytes {
+    let mut row = BytesMut::with_capacity(current.len() + 9);
+    row.put_slice(current);
+    row.put_u8(UNTIL_TAG);
+    row.put_u64_le(until.get());
+    row.freeze()
+}
+
+/// The version in the row of one that was replaced, and until when it was current.
+pub(super) fn decode_replaced(row: &[u8], bytes: &Bytes) -> Result<(Record, Revision), Error> {
+    let decoded = RecordRow::decode(bytes.clone()).map_err(|error| Error::corrupt(row, error))?;
+    let until = decoded.until;
+    let record = decoded.into_record().map_err(|detail| Error::corrupt(row, detail))?;
+    match until {
+        Some(until) if until > record.revision.get() => Ok((record, Revision(until))),
+        _ => Err(Error::corrupt(row, "it does not say until when the version was current")),
+    }
 }
 
 /// The record in a row's value; it shares the row's memory.
@@ -80,14 +107,14 @@ mod tests {
             revision: Revision(0x0304),
             version: 2,
             lease: None,
-            expires_at_unix_ms: None,
+            expires_at_age_ms: None,
         };
         let golden: &[u8] = b"\x09\x02\x01\0\0\0\0\0\0\x11\x04\x03\0\0\0\0\0\0\x18\x02\x22\x01v";
         assert_eq!(encode(&plain), golden);
         assert_eq!(decode(b"row", &Bytes::from_static(golden)).unwrap(), plain);
 
         let full =
-            Record { lease: Some(LeaseId(5)), expires_at_unix_ms: Some(6), value: Bytes::new(), ..plain };
+            Record { lease: Some(LeaseId(5)), expires_at_age_ms: Some(6), value: Bytes::new(), ..plain };
         let golden: &[u8] =
             b"\x09\x02\x01\0\0\0\0\0\0\x11\x04\x03\0\0\0\0\0\0\x18\x02\x22\x00\x28\x05\x30\x06";
         assert_eq!(encode(&full), golden);
@@ -123,7 +150,7 @@ mod tests {
             value in proptest::collection::vec(any::<u8>(), 0..64),
             (create, age, version) in (1_u64.., any::<u64>(), 1_u64..),
             lease in any::<Option<u64>>(),
-            expires_at_unix_ms in any::<Option<u64>>(),
+            expires_at_age_ms in any::<Option<u64>>(),
         ) {
             let record = Record {
                 value: value.into(),
@@ -131,7 +158,7 @@ mod tests {
                 revision: Revision(create.saturating_add(age)),
                 version,
                 lease: lease.map(LeaseId),
-                expires_at_unix_ms,
+                expires_at_age_ms,
             };
             prop_assert_eq!(decode(b"row", &encode(&record)).unwrap(), record);
         }

@@ -66,6 +66,8 @@ mod row;
 /// Rows read at once while sessions are loaded, in rows and in bytes.
 const LOAD_ROWS: usize = 1024;
 const LOAD_BYTES: usize = 1 << 20;
+/// What a result of a transaction counts for beside its value.
+const TXN_RESULT_BYTES: usize = 96;
 
 /// The sessions of a shard.
 #[derive(Debug)]
@@ -347,7 +349,13 @@ fn value_bytes(outcome: &Outcome) -> usize {
         | Outcome::ConditionFailed { current: record } => {
             record.as_ref().map_or(0, |record| record.value.len())
         }
+        // What is remembered of each result counts, too: there may be many in one outcome.
+        Outcome::Txn { results, .. } => {
+            results.iter().map(|result| result.value_bytes() + TXN_RESULT_BYTES).sum()
+        }
+        Outcome::RangeDeleted { next, .. } => next.as_ref().map_or(0, Bytes::len),
         Outcome::NotFound
+        | Outcome::Lease(_)
         | Outcome::SessionOpened(_)
         | Outcome::SessionClosed
         | Outcome::Refused(_)

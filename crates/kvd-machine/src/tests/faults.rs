@@ -11,7 +11,7 @@ use crate::{Error, Machine, rows};
 #[test]
 fn entries_come_in_order_and_once() {
     let mut replica = Replica::new(SHARD);
-    let entry = Proposal { clock: Revision::ZERO, commands: vec![once(put("k", "v"))] };
+    let entry = Proposal { commands: vec![once(put("k", "v"))], ..Proposal::default() };
     replica.machine.apply(at(5), &entry).unwrap();
     let digest = replica.machine.digest();
     for index in [5, 4] {
@@ -81,11 +81,10 @@ fn a_corrupt_record_stops_writes_and_reads_of_its_key() {
     let row = Bytes::from_static(b"\x10k");
     replica.table.write([(row, Some(Bytes::from_static(b"\xff")))]);
     let reader = replica.shard().reader();
-    let everything = std::ops::Bound::Unbounded;
-    let entry = Proposal { clock: Revision::ZERO, commands: vec![once(put("k", "v"))] };
+    let entry = Proposal { commands: vec![once(put("k", "v"))], ..Proposal::default() };
     for error in [
         reader.get(&super::key("k")).map(drop).unwrap_err(),
-        reader.scan(everything, everything, 9, 9).map(drop).unwrap_err(),
+        reader.page(&super::pages::everything()).map(drop).unwrap_err(),
         replica.machine.apply(at(0), &entry).map(drop).unwrap_err(),
     ] {
         assert!(error.to_string().contains("\\x10k"), "{error}");
@@ -112,23 +111,44 @@ fn the_rows_of_a_shard_are_stable() {
             once(put("left", "")),
         ],
     );
-    let rows: Vec<String> = replica
-        .rows()
+    let rows = replica.rows();
+    assert_eq!(replica.machine.digest(), super::model::digest_of(&rows));
+    let rows: Vec<String> = rows
         .iter()
         .map(|(row, value)| format!("{} = {}", row.escape_ascii(), value.escape_ascii()))
         .collect();
     assert_eq!(rows, GOLDEN_ROWS);
 }
 
-/// Keys and values, escaped: the books, the header, a key, a session, and its outcomes in two chunks.
-const GOLDEN_ROWS: [&str; 6] = [
+/// Keys and values, escaped: the books, the header, a key; two versions of another one that were replaced, newest first, each
+/// with what replaced it (`9`…); the four changes, in one row; a session, and its outcomes in two chunks.
+const GOLDEN_ROWS: [&str; 9] = [
     concat!(
         r"\x00\x00 = ",
-        r#"\x08\x01\x10\x07\x1a\x04\x08\x01\x10\x01\"*\t\x03\x00\x80>\xc5\x851\x1a\x11\x00\x00\x00"#,
-        r"\x00\xc5\x851\x1a\x18\x88\xff6 \xe8\xa7\xf1\xc2\xb14)\xdd\x98\x9aN6bB\x1b0\x018\x04"
+        r#"\x08\x01\x10\x07\x1a\x04\x08\x01\x10\x01\"6\t\x03\x00\x80>\xc5\x851\x1a\x11\x00\x00\x00"#,
+        r"\x00\xc5\x851\x1a\x18\x88\xff6 \xe8\xa7\xf1\xc2\xb14)\xdd\x98\x9aN6bB\x1b0\x018\x04",
+        r"Q\xa0\xf3\xde\xe9\xc2\xe8v\x1bX\xc6\x01"
     ),
     concat!(r"\x00\x01 = ", r"header"),
     concat!(r"\x10left = ", r#"\t\x03\x00\x80>\xc5\x851\x1a\x11\x03\x00\x80>\xc5\x851\x1a\x18\x01\"\x00"#),
+    concat!(
+        r" k\x00\x01\xe5\xcez:\xc1\x7f\xff\xfe = ",
+        r#"\t\x00\x00\x80>\xc5\x851\x1a\x11\x01\x00\x80>\xc5\x851\x1a\x18\x02\"\x01w"#,
+        r"9\x02\x00\x80>\xc5\x851\x1a"
+    ),
+    concat!(
+        r" k\x00\x01\xe5\xcez:\xc1\x7f\xff\xff = ",
+        r#"\t\x00\x00\x80>\xc5\x851\x1a\x11\x00\x00\x80>\xc5\x851\x1a\x18\x01\"\x01v"#,
+        r"9\x01\x00\x80>\xc5\x851\x1a"
+    ),
+    concat!(
+        r"(\x1a1\x85\xc5>\x80\x00\x03 = ",
+        r"\n\x0c\t\x00\x00\x80>\xc5\x851\x1a\x12\x01k",
+        r"\n \t\x01\x00\x80>\xc5\x851\x1a\x12\x01k!\x00\x00\x80>\xc5\x851\x1a)r=h\xda\x0e\xdc\xa1P0,",
+        r#"\n\"\t\x02\x00\x80>\xc5\x851\x1a\x12\x01k\x18\x01!\x01\x00\x80>\xc5\x851\x1a"#,
+        r")\x03\xfc*#\x16\x87\tC0,",
+        r"\n\x0f\t\x03\x00\x80>\xc5\x851\x1a\x12\x04left"
+    ),
     concat!(r"0\x1a1\x85\xc5\x00\x00\x00\x00 = ", r"\x08\x85\x07\x10>"),
     concat!(
         r"0\x1a1\x85\xc5\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00 = ",

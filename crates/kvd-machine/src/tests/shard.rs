@@ -25,7 +25,7 @@ fn record(value: &'static str, create_revision: Revision, revision: Revision, ve
         revision,
         version,
         lease: None,
-        expires_at_unix_ms: None,
+        expires_at_age_ms: None,
     }
 }
 

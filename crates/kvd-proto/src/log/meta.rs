@@ -4,6 +4,17 @@ use super::{
     Addresses, ClusterId, Error, GroupId, Incarnation, MetaCommand, MetaOutcome, Node, NodeId, NodeProfile,
     NodeState, ReplicaId, Result, Settings, ShardId, nonce_from_wire, nonce_to_wire, p,
 };
+use kvd_types::cluster::DataSettings;
+
+fn data_settings_from_wire(wire: &p::Settings) -> DataSettings {
+    let default = DataSettings::default();
+    let or = |number: u64, default: u64| if number == 0 { default } else { number };
+    DataSettings {
+        history_retention_ms: or(wire.history_retention_ms, default.history_retention_ms),
+        history_bytes_max: or(wire.history_bytes_max, default.history_bytes_max),
+        lease_reads: wire.lease_reads,
+    }
+}
 
 /// A meta command as it goes over the wire and into the log.
 #[must_use]
@@ -17,6 +28,9 @@ pub fn meta_command_to_wire(command: MetaCommand) -> p::MetaCommand {
                     replication_factor: settings.replication_factor,
                     shards: settings.shards,
                     initial_nodes: settings.initial_nodes,
+                    history_retention_ms: settings.data.history_retention_ms,
+                    history_bytes_max: settings.data.history_bytes_max,
+                    lease_reads: settings.data.lease_reads,
                 }),
                 join_nonce: Some(nonce_to_wire(join_nonce)),
                 profile: Some(profile_to_wire(profile)),
@@ -83,6 +97,7 @@ pub fn meta_command_from_wire(wire: p::MetaCommand) -> Result<MetaCommand> {
                     replication_factor: settings.replication_factor,
                     shards: settings.shards,
                     initial_nodes: settings.initial_nodes,
+                    data: data_settings_from_wire(&settings),
                 },
                 join_nonce: nonce_from_wire(create.join_nonce),
                 profile: profile_from_wire(create.profile.unwrap_or_default()),

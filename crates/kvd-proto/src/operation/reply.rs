@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use kvd_types::{
-    Error, Key, LeaseId, NodeId, Outcome, Record, Result, Revision, RingEpoch, SessionId, ShardId,
+    Error, Key, LeaseId, LeaseOutcome, NodeId, Outcome, Record, Result, Revision, RingEpoch, SessionId,
+    ShardId, TxnResult,
     operation::{Reply, Response, Served},
     outcome::Refusal,
 };
 
-use super::WireResponse;
-use crate::error;
-use crate::v1;
+use super::{WireResponse, lease, read};
+use crate::{error, v1};
 
 /// What a client is told of a command that its shard refused.
 #[must_use]
@@ -40,6 +40,26 @@ pub fn refusal(refusal: &Refusal) -> Error {
             ),
         ),
         Refusal::WrongGroup => Error::internal("a command reached a group of the wrong kind"),
+        Refusal::LeaseNotAttached(lease) => Error::unavailable(format!(
+            "the home of lease {lease} could not be asked in time whether it lives; retry"
+        )),
+        Refusal::LeaseEnded(lease) => Error::new(
+            ErrorKind::NotFound,
+            format!("there is no lease {lease}, or it has ended; grant another one"),
+        ),
+        Refusal::TooManyLeases => Error::overloaded(
+            Duration::from_secs(1),
+            format!("the shard has {} leases, the most that it keeps; retry later", limits::LEASES_MAX),
+        ),
+        Refusal::Malformed => Error::invalid("the transaction is empty, too large, or writes a key twice"),
+        Refusal::AnswerTooLarge => Error::invalid(format!(
+            "the transaction would give back more than {} bytes of values; ask for fewer of them",
+            limits::TXN_ANSWER_BYTES_MAX
+        )),
+        Refusal::ReplacesTooMuch => Error::invalid(format!(
+            "the transaction would replace or delete more than {} bytes of keys and values; split it",
+            limits::TXN_REPLACED_BYTES_MAX
+        )),
     }
 }
 
@@ -63,14 +83,61 @@ fn try_reply_to_wire(reply: Reply) -> Result<WireResponse> {
                 .map(|found| v1::BatchGetEntry { kv: found.map(row_to_wire) })
                 .collect(),
         }),
-        Response::Page { rows, more } => WireResponse::Scan(v1::ScanResponse {
+        Response::Page(page) => read::page_to_wire(header, page),
+        Response::ReadPoint { log_index, revision } => WireResponse::ReadPoint(v1::ReadPointResponse {
             header,
-            kvs: rows.into_iter().map(row_to_wire).collect(),
-            more,
+            log_index: log_index.get(),
+            revision: revision.get(),
         }),
+        Response::Snapshot(revision) => {
+            WireResponse::Snapshot(v1::SnapshotResponse { header, revision: revision.get() })
+        }
+        Response::Changes(changes) => read::changes_reply_to_wire(header, changes),
+        Response::LeaseInfo(info) => {
+            WireResponse::GetLease(v1::GetLeaseResponse { header, lease: info.map(lease::info_to_wire) })
+        }
+        Response::Leases(leases) => WireResponse::ListLeases(v1::ListLeasesResponse {
+            header,
+            leases: leases.into_iter().map(lease::info_to_wire).collect(),
+        }),
+        Response::LeaseKeys(keys) => WireResponse::LeaseKeys(v1::LeaseKeysResponse {
+            header,
+            keys: keys.into_iter().map(Key::into_bytes).collect(),
+        }),
+        Response::Told { lives, more } => WireResponse::Tell(v1::TellResponse { header, lives, more }),
         Response::Session(outcome) => session_outcome_to_wire(header, &outcome)?,
         Response::Put(outcome) => WireResponse::Put(put_outcome_to_wire(header, outcome)?),
         Response::Deleted(outcome) => WireResponse::Delete(delete_outcome_to_wire(header, outcome)?),
+        Response::RangeDeleted(outcome) => match outcome {
+            Outcome::RangeDeleted { revision, deleted, next } => {
+                WireResponse::DeleteRange(v1::DeleteRangeResponse {
+                    header,
+                    deleted,
+                    revision: revision.get(),
+                    more: next.is_some(),
+                    next: next.unwrap_or_default(),
+                })
+            }
+            other => return Err(no_write_outcome(other)),
+        },
+        Response::Txn(outcome) => match outcome {
+            Outcome::Txn { succeeded, revision, results } => WireResponse::Txn(v1::TxnResponse {
+                header,
+                succeeded,
+                revision: revision.get(),
+                results: results.into_iter().map(txn_result_to_wire).collect(),
+            }),
+            other => return Err(no_write_outcome(other)),
+        },
+        Response::Lease(outcome) => lease_outcome_to_wire(header, outcome)?,
+        Response::LeaseKept(outcome) => {
+            let ttl_ms = match outcome {
+                Outcome::Lease(LeaseOutcome::Alive { ttl_ms }) => ttl_ms,
+                Outcome::Lease(LeaseOutcome::Gone) => 0,
+                other => return Err(no_write_outcome(other)),
+            };
+            WireResponse::KeepLeaseAlive(v1::KeepLeaseAliveResponse { header, ttl_ms })
+        }
     })
 }
 
@@ -85,6 +152,56 @@ fn session_outcome_to_wire(header: Option<v1::ResponseHeader>, outcome: &Outcome
             Err(Error::internal(format!("a session request came to an outcome of another kind: {other:?}")))
         }
     }
+}
+
+fn lease_outcome_to_wire(header: Option<v1::ResponseHeader>, outcome: Outcome) -> Result<WireResponse> {
+    let Outcome::Lease(outcome) = outcome else { return Err(no_write_outcome(outcome)) };
+    Ok(match outcome {
+        LeaseOutcome::Granted { ttl_ms } => {
+            WireResponse::GrantLease(v1::GrantLeaseResponse { header, granted: true, ttl_ms })
+        }
+        LeaseOutcome::Exists => {
+            WireResponse::GrantLease(v1::GrantLeaseResponse { header, ..Default::default() })
+        }
+        LeaseOutcome::Revoked => WireResponse::RevokeLease(v1::RevokeLeaseResponse { header, revoked: true }),
+        LeaseOutcome::Gone => WireResponse::RevokeLease(v1::RevokeLeaseResponse { header, revoked: false }),
+        other => {
+            return Err(Error::internal(format!("a lease came to an outcome of another kind: {other:?}")));
+        }
+    })
+}
+
+fn txn_result_to_wire(result: TxnResult) -> v1::TxnResult {
+    use v1::txn_result::Kind;
+    let kind = match result {
+        TxnResult::Got(found) => Kind::Get(v1::TxnGetResult { kv: found.map(record_to_wire) }),
+        TxnResult::Put { create_revision, version, previous } => Kind::Put(v1::TxnPutResult {
+            create_revision: create_revision.get(),
+            version,
+            prev_kv: previous.map(record_to_wire),
+        }),
+        TxnResult::Deleted { existed, previous } => Kind::Delete(v1::TxnDeleteResult {
+            deleted: u64::from(existed),
+            prev_kv: previous.map(record_to_wire),
+        }),
+    };
+    v1::TxnResult { kind: Some(kind) }
+}
+
+fn txn_result_from_wire(wire: v1::TxnResult) -> Result<TxnResult> {
+    use v1::txn_result::Kind;
+    let kind = wire.kind.ok_or_else(|| Error::internal("the server sent a result of an unknown kind"))?;
+    Ok(match kind {
+        Kind::Get(got) => TxnResult::Got(got.kv.map(record_from_wire)),
+        Kind::Put(put) => TxnResult::Put {
+            create_revision: Revision(put.create_revision),
+            version: put.version,
+            previous: put.prev_kv.map(record_from_wire),
+        },
+        Kind::Delete(delete) => {
+            TxnResult::Deleted { existed: delete.deleted > 0, previous: delete.prev_kv.map(record_from_wire) }
+        }
+    })
 }
 
 fn put_outcome_to_wire(header: Option<v1::ResponseHeader>, outcome: Outcome) -> Result<v1::PutResponse> {
@@ -143,15 +260,51 @@ pub fn reply_from_wire(wire: WireResponse) -> Result<Reply> {
             let found = batch.entries.into_iter().map(|entry| entry.kv.map(row_from_wire).transpose());
             (batch.header, Response::GotBatch(found.collect::<Result<_>>()?))
         }
-        WireResponse::Scan(page) => {
-            let rows = page.kvs.into_iter().map(row_from_wire).collect::<Result<_>>()?;
-            (page.header, Response::Page { rows, more: page.more })
+        WireResponse::Scan(mut page) => (page.header.take(), read::page_from_wire(page)?),
+        WireResponse::ReadPoint(mut point) => (point.header.take(), read::read_point_reply(&point)),
+        WireResponse::Snapshot(taken) => (taken.header, Response::Snapshot(Revision(taken.revision))),
+        WireResponse::Changes(mut changes) => {
+            (changes.header.take(), read::changes_reply_from_wire(changes)?)
         }
+        WireResponse::GetLease(got) => {
+            (got.header, Response::LeaseInfo(got.lease.map(lease::info_from_wire)))
+        }
+        WireResponse::ListLeases(list) => {
+            (list.header, Response::Leases(list.leases.into_iter().map(lease::info_from_wire).collect()))
+        }
+        WireResponse::LeaseKeys(keys) => {
+            (keys.header, Response::LeaseKeys(read::keys_from_server(keys.keys)?))
+        }
+        WireResponse::Tell(told) => (told.header, Response::Told { lives: told.lives, more: told.more }),
         WireResponse::OpenSession(opened) => {
             (opened.header, Response::Session(Outcome::SessionOpened(SessionId(opened.session))))
         }
         WireResponse::CloseSession(closed) => (closed.header, Response::Session(Outcome::SessionClosed)),
         WireResponse::Put(mut put) => (put.header.take(), Response::Put(put_outcome_from_wire(put))),
+        WireResponse::DeleteRange(done) => {
+            let next = done.more.then_some(done.next);
+            let (revision, deleted) = (Revision(done.revision), done.deleted);
+            (done.header, Response::RangeDeleted(Outcome::RangeDeleted { revision, deleted, next }))
+        }
+        WireResponse::Txn(done) => {
+            let results = done.results.into_iter().map(txn_result_from_wire).collect::<Result<_>>()?;
+            let revision = Revision(done.revision);
+            (done.header, Response::Txn(Outcome::Txn { succeeded: done.succeeded, revision, results }))
+        }
+        WireResponse::GrantLease(done) => {
+            let granted = LeaseOutcome::Granted { ttl_ms: done.ttl_ms };
+            let outcome = if done.granted { granted } else { LeaseOutcome::Exists };
+            (done.header, Response::Lease(Outcome::Lease(outcome)))
+        }
+        WireResponse::RevokeLease(done) => {
+            let outcome = if done.revoked { LeaseOutcome::Revoked } else { LeaseOutcome::Gone };
+            (done.header, Response::Lease(Outcome::Lease(outcome)))
+        }
+        WireResponse::KeepLeaseAlive(done) => {
+            let alive = LeaseOutcome::Alive { ttl_ms: done.ttl_ms };
+            let outcome = if done.ttl_ms > 0 { alive } else { LeaseOutcome::Gone };
+            (done.header, Response::LeaseKept(Outcome::Lease(outcome)))
+        }
         WireResponse::Delete(mut delete) => {
             (delete.header.take(), Response::Deleted(delete_outcome_from_wire(delete)))
         }
@@ -181,17 +334,26 @@ fn delete_outcome_from_wire(delete: v1::DeleteResponse) -> Outcome {
     }
 }
 
-fn row_to_wire((key, record): (Key, Record)) -> v1::KeyValue {
+/// A row as it goes over the wire.
+#[must_use]
+pub fn row_to_wire((key, record): (Key, Record)) -> v1::KeyValue {
     v1::KeyValue { key: key.into_bytes(), ..record_to_wire(record) }
 }
 
-fn row_from_wire(mut wire: v1::KeyValue) -> Result<(Key, Record)> {
-    let key = Key::new(std::mem::take(&mut wire.key))
-        .map_err(|error| Error::internal(format!("the server sent a row with a bad key: {error}")))?;
+/// A row as a server has sent it.
+///
+/// # Errors
+/// Internal: it makes no sense.
+pub fn row_from_wire(mut wire: v1::KeyValue) -> Result<(Key, Record)> {
+    let key = key_from_server(std::mem::take(&mut wire.key))?;
     Ok((key, record_from_wire(wire)))
 }
 
-fn record_to_wire(record: Record) -> v1::KeyValue {
+pub(super) fn key_from_server(wire: Bytes) -> Result<Key> {
+    Key::new(wire).map_err(|error| Error::internal(format!("the server sent a bad key: {error}")))
+}
+
+pub(super) fn record_to_wire(record: Record) -> v1::KeyValue {
     v1::KeyValue {
         key: Bytes::new(),
         value: record.value,
@@ -199,18 +361,18 @@ fn record_to_wire(record: Record) -> v1::KeyValue {
         revision: record.revision.get(),
         version: record.version,
         lease: record.lease.map_or(0, LeaseId::get),
-        expires_at_unix_ms: record.expires_at_unix_ms.unwrap_or(0),
+        expires_at_age_ms: record.expires_at_age_ms.unwrap_or(0),
     }
 }
 
-fn record_from_wire(wire: v1::KeyValue) -> Record {
+pub(super) fn record_from_wire(wire: v1::KeyValue) -> Record {
     Record {
         value: wire.value,
         create_revision: Revision(wire.create_revision),
         revision: Revision(wire.revision),
         version: wire.version,
         lease: (wire.lease != 0).then_some(LeaseId(wire.lease)),
-        expires_at_unix_ms: (wire.expires_at_unix_ms != 0).then_some(wire.expires_at_unix_ms),
+        expires_at_age_ms: (wire.expires_at_age_ms != 0).then_some(wire.expires_at_age_ms),
     }
 }
 
@@ -220,6 +382,8 @@ fn served_to_wire(served: Served) -> v1::ResponseHeader {
         leader_node: served.leader.get(),
         leader_address: served.leader_address,
         ring_epoch: served.ring_epoch.get(),
+        shard_age_ms: served.shard_age_ms,
+        revision: served.revision.get(),
     }
 }
 
@@ -229,5 +393,7 @@ fn served_from_wire(wire: v1::ResponseHeader) -> Served {
         leader: NodeId(wire.leader_node),
         leader_address: wire.leader_address,
         ring_epoch: RingEpoch(wire.ring_epoch),
+        shard_age_ms: wire.shard_age_ms,
+        revision: Revision(wire.revision),
     }
 }

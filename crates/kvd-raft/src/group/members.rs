@@ -4,6 +4,7 @@
 //! it was looked at: learners are added without waiting, their lag is read from the metrics, and a change is made only
 //! if the last membership entry is still the one that the caller decided on.
 
+use std::sync::atomic;
 use std::{future::Future, time::Duration};
 
 use openraft::{
@@ -181,6 +182,7 @@ impl Group {
             )));
         }
         fail::fail_point!(crate::failpoints::TRANSFER_BEFORE);
+        self.0.hands_over.store(true, atomic::Ordering::SeqCst);
         self.0.raft.trigger().transfer_leader(to).await.map_err(|fatal| self.stopped(&fatal))?;
         let mut metrics = self.0.raft.metrics();
         let taken_over = async {

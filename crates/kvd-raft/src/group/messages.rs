@@ -8,7 +8,7 @@ use kvd_proto::peer::v1::{self as p, refusal::Reason};
 use kvd_types::{ReplicaId, Term};
 use openraft::raft::AppendEntriesResponse;
 
-use super::{Arc, Body, Error, Group, Result, codec};
+use super::{Arc, Body, Error, Group, Instant, Result, codec};
 use crate::{state::Fault, types::Snapshot};
 
 impl Group {
@@ -37,6 +37,10 @@ impl Group {
                 }
                 Ok(Body::AppendResponse(codec::append_response_to_wire(&response)))
             }
+            Body::Vote(vote) | Body::PreVote(vote) if self.may_have_promised(&vote) => Err((
+                Reason::Overloaded,
+                "this replica has just been opened and may have promised its vote to a leader".to_owned(),
+            )),
             Body::Vote(vote) => {
                 let request = codec::vote_request_from_wire(vote).map_err(malformed)?;
                 let response = raft.vote(request).await.map_err(failed)?;
@@ -61,6 +65,12 @@ impl Group {
                 Err((Reason::Malformed, "not a message from one replica to another".to_owned()))
             }
         }
+    }
+
+    /// Whether it may have promised, before it was opened, not to elect anybody for as long as it is asked to now.
+    fn may_have_promised(&self, vote: &p::VoteRequest) -> bool {
+        let leases = self.0.lease_reads.as_ref().filter(|_| !vote.leader_transfer);
+        leases.is_some_and(|leases| Instant::now() < leases.promised_until)
     }
 
     /// Receives a checkpoint and installs it, all of it or nothing. A transfer that broke off is taken up anew.

@@ -15,19 +15,22 @@ use kvd_proto::peer::v1 as p;
 use kvd_storage::{
     checkpoint::{Checkpoint, CheckpointStore},
     disk::{Disk, RealDisk},
-    engine::{Batch, Engine, MemoryEngine},
+    engine::{Batch, Direction, Engine, MemoryEngine},
     log::{Log, Options},
     table::Table,
 };
 use kvd_types::{
-    Command, Condition, Error, GroupId, Key, NodeId, Outcome, ReplicaId, Result, Write, WriteOp,
+    Command, Condition, Error, GroupId, Key, Lifetime, NodeId, Outcome, ReplicaId, Result, Write, WriteOp,
     cluster::Replica,
 };
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::{CallError, DrainOptions, Group, Lane, OpenError, Parts, Timing, Transport, clock::SystemClock};
+use crate::{
+    CallError, DrainOptions, Group, HistoryOptions, Lane, OpenError, Parts, Timing, Transport,
+    clock::SystemClock,
+};
 
 pub(super) const GROUP: GroupId = GroupId(1);
 /// Long enough for anything on a busy machine; a test that waits for it has failed.
@@ -191,6 +194,8 @@ impl Node {
                 transport: Arc::new(Link { node: replica.node, network: self.network.clone() }),
                 clock: Arc::new(SystemClock),
                 timing: Timing::default(),
+                history: HistoryOptions::default(),
+                lease_reads: true,
                 drain: self.drain,
                 blocking: crate::blocking::Blocking::Pool,
                 observer: Arc::new(crate::observe::NoObserver),
@@ -217,7 +222,7 @@ impl Node {
     pub(super) fn damage_row(&self, key: &str) {
         let tree = self.engine.tree(&format!("r{}.a", self.id)).unwrap();
         let mut damage = Batch::default();
-        for row in tree.scan(Bound::Unbounded, Bound::Unbounded) {
+        for row in tree.scan(Bound::Unbounded, Bound::Unbounded, Direction::Ascending) {
             let (row, value) = row.unwrap();
             if row.ends_with(key.as_bytes()) {
                 let mut flipped = value.to_vec();
@@ -292,6 +297,7 @@ pub(super) fn put(key: &str, value: &str) -> Command {
     let op = WriteOp::Put {
         key: Key::try_from(key).unwrap(),
         value: value.to_owned().into(),
+        lifetime: Lifetime::Forever,
         condition: Condition::Always,
         want_previous: false,
     };

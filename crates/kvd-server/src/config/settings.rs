@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, ops::RangeInclusive};
 
 use kvd_types::limits::{
-    ENTRY_BYTES_TARGET, KEY_BYTES_MAX, LABEL_BYTES_MAX, NODES_MAX, SHARDS_MAX, VALUE_BYTES_MAX, WEIGHT_RANGE,
+    ENTRY_BYTES_TARGET, HISTORY_BYTES_MAX_RANGE, HISTORY_RETENTION_RANGE_MS, KEY_BYTES_MAX, LABEL_BYTES_MAX,
+    NODES_MAX, SHARDS_MAX, VALUE_BYTES_MAX, WEIGHT_RANGE,
 };
 use toml::Value;
 
@@ -135,6 +136,24 @@ pub static SETTINGS: &[Setting] = &[
         Some("cluster-initial-nodes"),
         Kind::Integer(1..=NODES_MAX as u64),
         "Nodes that must have joined before shards are placed; of no effect later"
+    ),
+    setting!(
+        "cluster.history_retention_ms",
+        Some("cluster-history-retention-ms"),
+        Kind::Integer(HISTORY_RETENTION_RANGE_MS),
+        "How long a new cluster keeps what was replaced or deleted, in milliseconds; of no effect later"
+    ),
+    setting!(
+        "cluster.history_bytes_max",
+        Some("cluster-history-bytes-max"),
+        Kind::Bytes(HISTORY_BYTES_MAX_RANGE),
+        "Bytes of it that each shard of a new cluster keeps; of no effect later"
+    ),
+    setting!(
+        "cluster.lease_reads",
+        Some("cluster-lease-reads"),
+        Kind::Word(&["off", "on"]),
+        "Whether a new cluster allows reads by a leader's lease; of no effect later"
     ),
     setting!(
         "raft.heartbeat_ms",

@@ -258,7 +258,10 @@ fn a_pod_of_a_stateful_set() {
         ("KVD_CLUSTER_TOKEN", "hush-hush"),
     ];
     let loaded = load(&args, &env, "").unwrap();
-    assert_eq!(loaded.config.cluster, Cluster { shards: 12, replication_factor: 3, initial_nodes: 3 });
+    assert_eq!(
+        loaded.config.cluster,
+        Cluster { shards: 12, replication_factor: 3, initial_nodes: 3, ..Config::default().cluster }
+    );
     assert_eq!(loaded.config.addresses().http, "kvd-0.kvd-nodes.default.svc:7402");
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 

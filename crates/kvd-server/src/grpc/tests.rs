@@ -87,7 +87,7 @@ fn put(key: &str, value: &str) -> v1::PutRequest {
 }
 
 fn get(key: &str) -> v1::GetRequest {
-    v1::GetRequest { key: key.to_owned().into() }
+    v1::GetRequest { key: key.to_owned().into(), read: None }
 }
 
 fn operation(id: u64, request: Wire) -> Operation {
@@ -115,8 +115,8 @@ async fn unary_calls() {
     assert!(written.succeeded && written.version == 1);
     let read = kv.get(get("a")).await.unwrap().into_inner();
     assert_eq!(read.kv.unwrap().value, "1");
-    assert_eq!(read.header.unwrap().shard, 1);
-    let batch = v1::BatchGetRequest { keys: vec!["a".into(), "b".into()] };
+    assert_eq!(read.header.unwrap().shard, 7);
+    let batch = v1::BatchGetRequest { keys: vec!["a".into(), "b".into()], read: None };
     let entries = kv.batch_get(batch).await.unwrap().into_inner().entries;
     assert_eq!(entries.iter().map(|entry| entry.kv.is_some()).collect::<Vec<_>>(), [true, false]);
     assert_eq!(
@@ -260,7 +260,7 @@ async fn large_answers_are_spread_over_frames() {
     // The client takes messages of at most 4 MiB here, so one frame of all would be refused.
     assert_eq!(results(&mut answers, 20).await.len(), 20);
 
-    let batch = v1::BatchGetRequest { keys: vec!["large".into(); 9] };
+    let batch = v1::BatchGetRequest { keys: vec!["large".into(); 9], read: None };
     let status = kv.batch_get(batch).await.unwrap_err();
     assert!(status.message().contains("ask for fewer keys"), "{status:?}");
     running.stop().await;

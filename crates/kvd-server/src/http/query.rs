@@ -11,6 +11,12 @@ use super::answer::Failure;
 /// # Errors
 /// 400, for what isn't known or makes no sense.
 pub(super) fn of<T: DeserializeOwned>(uri: &Uri) -> Result<Query<T>, Failure> {
+    let raw = uri.query().unwrap_or_default();
+    if percent_encoding::percent_decode_str(raw).decode_utf8().is_err() {
+        // It would be mended silently, and mean other bytes.
+        let message = "the part after ? is not UTF-8; bytes that aren't text go in base64";
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "invalid_argument", message));
+    }
     Query::try_from_uri(uri)
         .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, "invalid_argument", error.body_text()))
 }

@@ -16,6 +16,8 @@
 //!
 //! Each takes `?timeout_ms=…`: how long the answer is of use.
 //!
+//! Everything else that kvd can do is under [`super::v1`].
+//!
 //! # What is deliberately absent
 //! No sessions: a retry after 504 with `"outcome":"unknown"` is a second write, unless it has a condition.
 
@@ -27,23 +29,19 @@ use axum::{
     extract::{Query, State},
     http::{HeaderMap, Uri},
 };
-use base64::{
-    Engine as _,
-    alphabet::{STANDARD, URL_SAFE},
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
-use bytes::Bytes;
 use http::StatusCode;
 use kvd_types::{
-    Condition, Error, Key, Outcome, Record, Revision, Write, WriteOp,
+    Error, Key, Lifetime, Outcome, Record, Revision, Write, WriteOp,
     limits::MESSAGE_BYTES_MAX,
     operation::{Reply, Request, Response},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Shared,
     answer::{Failure, KeyField, VersionField},
+    input::{bytes_of, condition, key_of_path, parse_body},
     query,
 };
 use crate::front::deadline_after;
@@ -53,47 +51,66 @@ pub(super) const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 
 const PATH_PREFIX: &str = "/store/";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct PutBody {
+#[schema(as = StorePut)]
+pub(super) struct PutBody {
+    /// The key, if it is text.
     key: Option<String>,
+    /// The key in base64, instead.
     key_base64: Option<String>,
+    /// The value, if it is text.
     value: Option<String>,
+    /// The value in base64, instead.
     value_base64: Option<String>,
+    /// Only if there is no such key.
     #[serde(default)]
     if_absent: bool,
+    /// Only if the key's last write was at this revision.
     if_revision: Option<String>,
+    /// Give the version that was replaced.
     #[serde(default)]
     prev: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PutParameters {
+    /// How long the answer is of use, in milliseconds.
     timeout_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct GetParameters {
+    /// The key in the path is in base64.
     #[serde(default, deserialize_with = "query::flag")]
     key_base64: bool,
+    /// How long the answer is of use, in milliseconds.
     timeout_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct DeleteParameters {
+    /// The key in the path is in base64.
     #[serde(default, deserialize_with = "query::flag")]
     key_base64: bool,
+    /// Only if the key's last write was at this revision.
     if_revision: Option<String>,
+    /// Give the version that was removed.
     #[serde(default, deserialize_with = "query::flag")]
     prev: bool,
+    /// How long the answer is of use, in milliseconds.
     timeout_ms: Option<u64>,
 }
 
 /// The answer to a get.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = StoreGot)]
 pub(super) struct Got {
     #[serde(flatten)]
     key: KeyField,
@@ -102,14 +119,18 @@ pub(super) struct Got {
 }
 
 /// The answer to a write.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Written {
+    /// "success".
     status: &'static str,
     #[serde(flatten)]
     key: KeyField,
+    /// The revision of the write.
     revision: String,
+    /// Of a put: the revision at which the key came into being.
     #[serde(skip_serializing_if = "Option::is_none")]
     create_revision: Option<String>,
+    /// Of a put: 1 if it created the key, one more with each write since.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
     /// If asked for: the version that was replaced or removed, or null.
@@ -117,6 +138,32 @@ pub(super) struct Written {
     previous: Option<Option<VersionField>>,
 }
 
+impl Written {
+    /// What a delete has done.
+    pub(super) fn removed(key: &Key, revision: Revision, previous: Option<&Record>, wanted: bool) -> Self {
+        Self {
+            status: "success",
+            key: KeyField::new(key),
+            revision: revision.to_string(),
+            create_revision: None,
+            version: None,
+            previous: wanted.then(|| previous.map(VersionField::whole)),
+        }
+    }
+
+    /// What a put has done.
+    pub(super) fn now_at(self, create_revision: Revision, version: u64) -> Self {
+        let (create_revision, version) = (Some(create_revision.to_string()), Some(version.to_string()));
+        Self { create_revision, version, ..self }
+    }
+}
+
+/// Sets a key.
+#[utoipa::path(
+    put, path = "/store", tag = "store", operation_id = "store_put", params(PutParameters), request_body = PutBody,
+    responses((status = 200, description = "The key is set", body = Written),
+        (status = 412, description = "The condition does not hold: nothing has changed", body = Failure)),
+)]
 pub(super) async fn put(
     State(shared): State<Shared>,
     uri: Uri,
@@ -126,16 +173,15 @@ pub(super) async fn put(
     let Query(parameters) = query::of::<PutParameters>(&uri)?;
     let kept = shared.bodies.read(&headers, body, BODY_BYTES_MAX).await?;
     let op = parse_put(&kept.bytes).map_err(|error| Failure::of_write(&error))?;
-    let (key, want_previous) = (op.key().clone(), matches!(op, WriteOp::Put { want_previous: true, .. }));
+    let (key, want_previous) = match &op {
+        WriteOp::Put { key, want_previous, .. } => (key.clone(), *want_previous),
+        _ => return Err(Failure::of_write(&Error::internal("a put was parsed as something else"))),
+    };
     match write(&shared, "put", op, parameters.timeout_ms).await? {
-        Response::Put(Outcome::Put { revision, create_revision, version, previous }) => Ok(Json(Written {
-            status: "success",
-            key: KeyField::new(&key),
-            revision: revision.to_string(),
-            create_revision: Some(create_revision.to_string()),
-            version: Some(version.to_string()),
-            previous: previous_field(previous.as_ref(), want_previous),
-        })),
+        Response::Put(Outcome::Put { revision, create_revision, version, previous }) => {
+            let written = Written::removed(&key, revision, previous.as_ref(), want_previous);
+            Ok(Json(written.now_at(create_revision, version)))
+        }
         Response::Put(Outcome::ConditionFailed { current }) => {
             Err(Failure::condition(&key, current.as_ref(), want_previous))
         }
@@ -143,11 +189,19 @@ pub(super) async fn put(
     }
 }
 
+/// Reads a key.
+#[utoipa::path(
+    get, path = "/store/{key}", tag = "store", operation_id = "store_get",
+    params(("key" = String, Path, description = "The key, percent-encoded; it may have slashes"), GetParameters),
+    responses((status = 200, description = "The key", body = Got),
+        (status = 404, description = "There is no such key", body = Failure)),
+)]
 pub(super) async fn get(State(shared): State<Shared>, uri: Uri) -> Result<Json<Got>, Failure> {
     let Query(parameters) = query::of::<GetParameters>(&uri)?;
-    let key = key_of_path(&uri, parameters.key_base64).map_err(|error| Failure::of_read(&error))?;
+    let key =
+        key_of_path(&uri, PATH_PREFIX, parameters.key_base64).map_err(|error| Failure::of_read(&error))?;
     let deadline = deadline_after(parameters.timeout_ms.map(Duration::from_millis));
-    let reply = shared.front.execute("get", "http", Ok(Request::Get(key.clone())), deadline).await;
+    let reply = shared.front.execute("get", "http", Ok(Request::get(key.clone())), deadline).await;
     match reply.map(|reply| reply.response).map_err(|error| Failure::of_read(&error))? {
         Response::Got(Some((key, record))) => {
             Ok(Json(Got { key: KeyField::new(&key), version: VersionField::whole(&record) }))
@@ -157,21 +211,25 @@ pub(super) async fn get(State(shared): State<Shared>, uri: Uri) -> Result<Json<G
     }
 }
 
+/// Removes a key.
+#[utoipa::path(
+    delete, path = "/store/{key}", tag = "store", operation_id = "store_delete",
+    params(("key" = String, Path, description = "The key, percent-encoded; it may have slashes"), DeleteParameters),
+    responses((status = 200, description = "The key is gone", body = Written),
+        (status = 404, description = "There is no such key", body = Failure),
+        (status = 412, description = "The condition does not hold: nothing has changed", body = Failure)),
+)]
 pub(super) async fn delete(State(shared): State<Shared>, uri: Uri) -> Result<Json<Written>, Failure> {
     let Query(parameters) = query::of::<DeleteParameters>(&uri)?;
-    let key = key_of_path(&uri, parameters.key_base64).map_err(|error| Failure::of_write(&error))?;
+    let key =
+        key_of_path(&uri, PATH_PREFIX, parameters.key_base64).map_err(|error| Failure::of_write(&error))?;
     let condition =
         condition(false, parameters.if_revision.as_deref()).map_err(|error| Failure::of_write(&error))?;
     let op = WriteOp::Delete { key: key.clone(), condition, want_previous: parameters.prev };
     match write(&shared, "delete", op, parameters.timeout_ms).await? {
-        Response::Deleted(Outcome::Deleted { revision, previous }) => Ok(Json(Written {
-            status: "success",
-            key: KeyField::new(&key),
-            revision: revision.to_string(),
-            create_revision: None,
-            version: None,
-            previous: previous_field(previous.as_ref(), parameters.prev),
-        })),
+        Response::Deleted(Outcome::Deleted { revision, previous }) => {
+            Ok(Json(Written::removed(&key, revision, previous.as_ref(), parameters.prev)))
+        }
         Response::Deleted(Outcome::NotFound) => Err(Failure::not_found(&key).not_applied()),
         Response::Deleted(Outcome::ConditionFailed { current }) => {
             Err(Failure::condition(&key, current.as_ref(), parameters.prev))
@@ -192,78 +250,24 @@ async fn write(
     timeout_ms: Option<u64>,
 ) -> Result<Response, Failure> {
     let deadline = deadline_after(timeout_ms.map(Duration::from_millis));
-    let request = Request::Write(Write { session: None, op });
+    let request = Request::write(Write { session: None, op });
     let reply = shared.front.execute(method, "http", Ok(request), deadline).await;
     reply.map(|Reply { response, .. }| response).map_err(|error| Failure::of_write(&error))
 }
 
-fn previous_field(previous: Option<&Record>, wanted: bool) -> Option<Option<VersionField>> {
-    wanted.then(|| previous.map(VersionField::whole))
-}
-
 /// A reply of the wrong kind is a bug of the core's; what happened can't be told from it.
-fn mismatch(response: &Response) -> Error {
+pub(super) fn mismatch(response: &Response) -> Error {
     tracing::error!(?response, "the store answered with a reply of another kind");
     Error::internal("the store answered with a reply of another kind")
 }
 
 fn parse_put(body: &[u8]) -> Result<WriteOp, Error> {
-    let body: PutBody = serde_json::from_slice(body).map_err(|error| {
-        Error::invalid(format!(
-            "the body must be JSON such as {{\"key\":\"user:123\",\"value\":\"John Doe\"}}: {error}"
-        ))
-    })?;
+    let body: PutBody = parse_body(body, r#"{"key":"user:123","value":"John Doe"}"#)?;
     Ok(WriteOp::Put {
         key: Key::new(bytes_of("key", body.key, body.key_base64)?)?,
         value: bytes_of("value", body.value, body.value_base64)?,
+        lifetime: Lifetime::Forever,
         condition: condition(body.if_absent, body.if_revision.as_deref())?,
         want_previous: body.prev,
     })
-}
-
-fn bytes_of(name: &str, text: Option<String>, base64: Option<String>) -> Result<Bytes, Error> {
-    match (text, base64) {
-        (Some(text), None) => Ok(Bytes::from(text)),
-        (None, Some(base64)) => from_base64(&format!("{name}_base64"), &base64),
-        (None, None) => Err(Error::invalid(format!("the body needs {name} or {name}_base64"))),
-        (Some(_), Some(_)) => {
-            Err(Error::invalid(format!("the body has both {name} and {name}_base64; give one of them")))
-        }
-    }
-}
-
-/// Bytes from base64 in either alphabet, with or without padding.
-fn from_base64(name: &str, text: &str) -> Result<Bytes, Error> {
-    const CONFIG: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let alphabet = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    let decoded = GeneralPurpose::new(alphabet, CONFIG).decode(text);
-    decoded.map(Bytes::from).map_err(|error| Error::invalid(format!("{name} is not base64: {error}")))
-}
-
-fn condition(if_absent: bool, if_revision: Option<&str>) -> Result<Condition, Error> {
-    match (if_absent, if_revision) {
-        (false, None) => Ok(Condition::Always),
-        (true, None) => Ok(Condition::Absent),
-        (false, Some(text)) => {
-            let revision = text.parse().map_err(|_| {
-                Error::invalid(format!(
-                    "if_revision is \"{text}\"; it must be a revision as in an earlier answer, as text"
-                ))
-            })?;
-            Ok(Condition::RevisionIs(Revision(revision)))
-        }
-        (true, Some(_)) => Err(Error::invalid("if_absent and if_revision can't both hold; give one of them")),
-    }
-}
-
-/// The key after `/store/`. Taken from the address as it came: a key is bytes, not a path of text.
-fn key_of_path(uri: &Uri, is_base64: bool) -> Result<Key, Error> {
-    let encoded = uri.path().strip_prefix(PATH_PREFIX).unwrap_or_default();
-    let decoded: Vec<u8> = percent_encoding::percent_decode_str(encoded).collect();
-    if !is_base64 {
-        return Key::new(decoded);
-    }
-    let text = String::from_utf8(decoded).map_err(|_| Error::invalid("the key in the path is not base64"))?;
-    Key::new(from_base64("the key in the path", &text)?)
 }

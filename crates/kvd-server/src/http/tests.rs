@@ -412,3 +412,5 @@ async fn a_stopping_server_answers_what_it_has_begun_and_cuts_what_outlasts_the_
     within(running.served).await.unwrap();
     running.store.until_running(0).await;
 }
+
+mod v1;

@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use kvd_storage::engine::{Batch, Engine, MemoryEngine, Rows, SledEngine, SledOptions, Tree};
+use kvd_storage::engine::{Batch, Direction, Engine, MemoryEngine, Rows, SledEngine, SledOptions, Tree};
 use kvd_types::{Error, Result};
 
 use self::calls::Calls;
@@ -201,8 +201,8 @@ impl Tree for WatchedTree {
         self.tree.apply(batch).map_err(|error| self.damage.see(error))
     }
 
-    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'a> {
-        let mut rows = self.tree.scan(start, end);
+    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
+        let mut rows = self.tree.scan(start, end, direction);
         let next = move || {
             let _call = self.calls.begin();
             rows.next()
@@ -254,7 +254,7 @@ mod tests {
             Err(self.error())
         }
 
-        fn scan<'a>(&'a self, _start: Bound<&[u8]>, _end: Bound<&[u8]>) -> Rows<'a> {
+        fn scan<'a>(&'a self, _start: Bound<&[u8]>, _end: Bound<&[u8]>, _direction: Direction) -> Rows<'a> {
             Box::new(std::iter::once(Err(self.error())))
         }
 
@@ -281,7 +281,10 @@ mod tests {
             |engine| assert!(engine.tree("t").unwrap().apply(Batch::default()).is_err()),
             |engine| {
                 let tree = engine.tree("t").unwrap();
-                assert!(tree.scan(Bound::Unbounded, Bound::Unbounded).any(|row| row.is_err()));
+                assert!(
+                    tree.scan(Bound::Unbounded, Bound::Unbounded, Direction::Ascending)
+                        .any(|row| row.is_err())
+                );
             },
             |engine| assert!(engine.tree("t").unwrap().clear().is_err()),
         ];

@@ -23,7 +23,7 @@ use kvd_proto::peer::v1 as p;
 use kvd_raft::CallError;
 use kvd_types::{
     Write, WriteOp,
-    limits::{ANSWER_BYTES_MAX, SCAN_BYTES_MAX, VALUE_BYTES_MAX},
+    limits::{ANSWER_BYTES_MAX, SCAN_BYTES_MAX, TXN_ANSWER_BYTES_MAX, VALUE_BYTES_MAX},
     operation::Request,
 };
 use parking_lot::Mutex;
@@ -59,16 +59,30 @@ pub(super) enum Received {
 /// What an answer to a request is expected to weigh, in bytes.
 pub(super) fn expected_bytes(request: &Request) -> usize {
     match request {
-        Request::Get(_) => VALUE_BYTES,
-        Request::Write(Write { op, .. }) => match op {
+        Request::Get(..) => VALUE_BYTES,
+        Request::Write(Write { op, .. }, _) => match op {
             WriteOp::Put { want_previous: true, .. } | WriteOp::Delete { want_previous: true, .. } => {
                 VALUE_BYTES
             }
-            WriteOp::Put { .. } | WriteOp::Delete { .. } => 0,
+            WriteOp::Txn(txn) if txn.gives_values() => TXN_ANSWER_BYTES_MAX / EXCESS_MAX,
+            WriteOp::Put { .. }
+            | WriteOp::Delete { .. }
+            | WriteOp::DeleteRange { .. }
+            | WriteOp::Txn(_)
+            | WriteOp::GrantLease { .. }
+            | WriteOp::RevokeLease(_) => 0,
         },
-        Request::BatchGet(keys) => keys.len().saturating_mul(VALUE_BYTES).min(ANSWER_BYTES_MAX),
-        Request::Scan(_) => SCAN_BYTES_MAX,
-        Request::OpenSession(_) | Request::CloseSession(..) => 0,
+        Request::BatchGet(keys, _) => keys.len().saturating_mul(VALUE_BYTES).min(ANSWER_BYTES_MAX),
+        Request::Scan(_) | Request::Changes(_) | Request::LeaseKeys { .. } | Request::ListLeases { .. } => {
+            SCAN_BYTES_MAX
+        }
+        Request::KeepLeaseAlive(_)
+        | Request::GetLease(_)
+        | Request::Snapshot(_)
+        | Request::ReadPoint(_)
+        | Request::Tell(..)
+        | Request::OpenSession(_)
+        | Request::CloseSession(..) => 0,
     }
 }
 

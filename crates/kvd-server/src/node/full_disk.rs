@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use kvd_proto::peer::v1::envelope::Body;
 use kvd_storage::space::Room;
-use kvd_types::{Error, Result, Write, WriteOp, operation::Request};
+use kvd_types::{Error, Result, Write, operation::Request};
 
 use super::{Node, Ordering};
 
@@ -51,7 +51,10 @@ impl Fullness {
     /// # Errors
     /// Overloaded, for what grows.
     fn check_request(self, request: &Request) -> Result<()> {
-        let grows = matches!(request, Request::Write(Write { op: WriteOp::Put { .. }, .. }));
+        let grows = match request {
+            Request::Write(Write { op, .. }, _) => op.grows(),
+            _ => false,
+        };
         if grows && self.refuses_puts {
             return Err(Error::overloaded(
                 RETRY_PAUSE,
@@ -100,7 +103,7 @@ impl Node {
 mod tests {
     use bytes::Bytes;
     use kvd_proto::peer::v1 as p;
-    use kvd_types::{Condition, ErrorKind, Key, SessionId, ShardId};
+    use kvd_types::{Condition, ErrorKind, Key, Lifetime, Read, SessionId, ShardId, WriteOp};
 
     use super::*;
 
@@ -129,10 +132,11 @@ mod tests {
     #[test]
     fn a_leader_without_room_refuses_puts_and_nothing_else() {
         let key = || Key::try_from("key").unwrap();
-        let write = |op| Request::Write(Write { session: None, op });
+        let write = |op| Request::write(Write { session: None, op });
         let put = write(WriteOp::Put {
             key: key(),
             value: Bytes::from_static(b"value"),
+            lifetime: Lifetime::Forever,
             condition: Condition::Always,
             want_previous: false,
         });
@@ -145,8 +149,8 @@ mod tests {
             assert!(!refused.outcome_unknown() && refused.message.contains("make room"), "{refused}");
             for other in [
                 delete.clone(),
-                Request::Get(key()),
-                Request::BatchGet(vec![key()]),
+                Request::get(key()),
+                Request::BatchGet(vec![key()], Read::LINEARIZABLE),
                 Request::OpenSession(ShardId(0)),
                 Request::CloseSession(ShardId(0), SessionId(1)),
             ] {

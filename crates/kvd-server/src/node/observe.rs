@@ -9,7 +9,7 @@ use std::{
 use kvd_machine::{Machine, MetaState};
 use kvd_raft::observe::Observer;
 use kvd_storage::{log, space::Room};
-use kvd_types::{GroupId, LogIndex, Proposal, ReplicaId, Term};
+use kvd_types::{GroupId, LogIndex, Proposal, ReplicaId, Term, limits::WATCHERS_MAX};
 use tokio::sync::watch;
 
 use super::{Node, Ordering, Role};
@@ -141,6 +141,7 @@ impl Node {
     pub(super) async fn observe_loop(&self) {
         loop {
             self.look_at_space().await;
+            self.metrics.set_watchers(WATCHERS_MAX.saturating_sub(self.watchers.available_permits()));
             for group in self.replicas().map(super::Replicas::all).unwrap_or_default() {
                 let gauges = self.metrics.group(group.id());
                 let status = group.status();
@@ -148,6 +149,10 @@ impl Node {
                 gauges.add_proposals(group.take_proposed());
                 if let Some(applied) = status.applied_index {
                     gauges.set_applied(applied);
+                }
+                if let Some(reader) = group.reader() {
+                    let stats = reader.stats();
+                    gauges.set_contents(stats.keys, stats.history_bytes, stats.leases);
                 }
             }
             tokio::select! {

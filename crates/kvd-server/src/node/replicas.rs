@@ -4,15 +4,17 @@
 //! rebuilt so is *lost*: it stays closed, never serves, and the node asks the meta group for a successor. A fault of the
 //! node itself (nothing is known of what is durable) stops the process.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use kvd_machine::MetaState;
 use kvd_raft::{
-    DrainOptions, Fault, Group, OpenError, Parts, Timing, Transport, blocking::Blocking, clock::Clock,
-    observe::Observer,
+    DrainOptions, Fault, Group, HistoryOptions, OpenError, Parts, Timing, Transport, blocking::Blocking,
+    clock::Clock, observe::Observer,
 };
 use kvd_storage::log;
 use kvd_types::{Error, GroupId, ReplicaId, Result, cluster::Replica};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use super::disk::NodeDisk;
 use crate::{config::Config, platform::Platform};
@@ -26,6 +28,7 @@ pub(super) struct Replicas {
     timing: Timing,
     drain: DrainOptions,
     observer: Arc<dyn Observer>,
+    meta: watch::Receiver<Arc<MetaState>>,
     open: RwLock<Open>,
 }
 
@@ -43,6 +46,7 @@ impl Replicas {
         platform: &dyn Platform,
         config: &Config,
         observer: Arc<dyn Observer>,
+        meta: watch::Receiver<Arc<MetaState>>,
     ) -> Self {
         let (election_timeout_min, election_timeout_max) = config.raft.election_timeout();
         Self {
@@ -57,6 +61,7 @@ impl Replicas {
                 ..DrainOptions::default()
             },
             observer,
+            meta,
             open: RwLock::default(),
         }
     }
@@ -159,6 +164,8 @@ impl Replicas {
             other => OpenError::Failed(Error::internal(other.to_string())),
         })?;
         let (table, rebuild) = self.disk.table(replica)?;
+        let settings = self.meta.borrow().founding.as_ref().map(|founding| founding.settings.data);
+        let settings = settings.unwrap_or_default();
         let parts = Parts {
             group,
             replica,
@@ -168,6 +175,11 @@ impl Replicas {
             transport: Arc::clone(&self.transport),
             clock: Arc::clone(&self.clock),
             timing: self.timing,
+            history: HistoryOptions {
+                retention: Duration::from_millis(settings.history_retention_ms),
+                bytes_max: settings.history_bytes_max,
+            },
+            lease_reads: settings.lease_reads,
             drain: self.drain,
             blocking: self.blocking,
             observer: Arc::clone(&self.observer),

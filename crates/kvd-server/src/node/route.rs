@@ -5,8 +5,10 @@
 //! leader should be. A request that was certainly not applied is tried again, for as long as an election may take; one
 //! that may have been is tried again only if that is harmless: a read, or a write within a session.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
+use kvd_machine::ShardReader;
 use kvd_placement::Ring;
 use kvd_proto::{
     operation::{reply_from_wire, request_to_wire},
@@ -15,7 +17,7 @@ use kvd_proto::{
 };
 use kvd_raft::{CallError, Group, Lane, Leadership, Transport as _};
 use kvd_types::{
-    Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Result, ShardId,
+    Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Read, Result, ShardId,
     cluster::Placement,
     operation::{Reply, Request, Response, Served},
 };
@@ -25,7 +27,6 @@ use tokio::time::Instant;
 use super::{
     Node,
     forwarded::{Received, expected_bytes},
-    serve,
 };
 
 /// Between two tries.
@@ -83,7 +84,16 @@ impl Node {
     pub(super) async fn execute(&self, request: Request, deadline: Instant) -> Result<Reply> {
         let routing = self.routing()?;
         match request {
-            Request::BatchGet(keys) => self.batch_get(&routing, keys, deadline).await,
+            // What is rare is boxed: thousands of the others wait at a time.
+            Request::BatchGet(keys, read) => self.batch_get(&routing, keys, read, deadline).boxed().await,
+            Request::Snapshot(mut shards) => {
+                if shards.is_empty() {
+                    shards = routing.ring.shards().to_vec();
+                }
+                let revision = self.snapshot(&shards, deadline).boxed().await?;
+                let served = Served { ring_epoch: routing.ring.epoch(), ..Served::default() };
+                Ok(Reply { response: Response::Snapshot(revision), served })
+            }
             request => {
                 let shard = shard_of(&routing, &request)?;
                 self.execute_on(&routing, shard, request, deadline).await
@@ -96,7 +106,7 @@ impl Node {
         request.check(self.config.limits.value_bytes_max)?;
         let routing = self.routing()?;
         let shard = match &request {
-            Request::BatchGet(keys) => {
+            Request::BatchGet(keys, _) => {
                 let mut shards = keys.iter().map(|key| routing.ring.shard_of(key));
                 let first = shards.next().ok_or_else(|| Error::invalid("the batch has no keys"))?;
                 if shards.any(|shard| shard != first) {
@@ -111,7 +121,7 @@ impl Node {
             Error::new(ErrorKind::NotLeader(None), format!("this node has no replica of shard {shard}"))
         })?;
         let leadership = group.leadership();
-        if !leadership.is_self {
+        if !leadership.is_self && !request.is_for_any_replica() {
             let hint = leadership.leader.map(|leader| self.hint(shard, leader.node));
             return Err(Error::new(
                 ErrorKind::NotLeader(hint),
@@ -119,30 +129,27 @@ impl Node {
             ));
         }
         self.check_room(&request)?;
-        let response = serve::serve(&group, request, deadline).await?;
-        Ok(self.reply(&routing, shard, response))
+        let response = self.serve_at(&group, request, deadline).await?;
+        Ok(self.reply(&routing, &group, shard, response))
     }
 
-    async fn execute_on(
+    /// Serves a request of one shard, here or where it is led.
+    pub(super) async fn execute_on(
         &self,
         routing: &Routing,
         shard: ShardId,
         request: Request,
         deadline: Instant,
     ) -> Result<Reply> {
-        let harmless_again = match &request {
-            Request::Write(write) => write.session.is_some(),
-            Request::OpenSession(_) => false,
-            Request::Get(_) | Request::BatchGet(_) | Request::Scan(_) | Request::CloseSession(..) => true,
-        };
+        let harmless_again = request.is_idempotent();
         let give_up = deadline.min(Instant::now() + self.leader_patience());
         let mut in_doubt = false;
         let mut tries = 0;
         loop {
             let tried = {
-                let trying = self.try_on(routing, shard, request.clone(), deadline, tries);
+                let mut trying = pin!(self.try_on(routing, shard, request.clone(), deadline, tries));
                 if harmless_again {
-                    self.unless_led_anew(shard, &request, trying).await
+                    self.unless_led_anew(shard, &request, trying.as_mut()).await
                 } else {
                     trying.await
                 }
@@ -208,10 +215,10 @@ impl Node {
     ) -> Result<Reply> {
         let group = self.replicas()?.group(shard.into());
         let leadership = group.as_ref().map(Group::leadership).unwrap_or_default();
-        if let Some(group) = group.filter(|_| leadership.is_self) {
+        if let Some(group) = group.filter(|_| leadership.is_self || request.is_for_any_replica()) {
             self.check_room(&request)?;
-            let response = serve::serve(&group, request, deadline).await?;
-            return Ok(self.reply(routing, shard, response));
+            let response = self.serve_at(&group, request, deadline).await?;
+            return Ok(self.reply(routing, &group, shard, response));
         }
         let node = leadership.leader.map(|leader| leader.node).or_else(|| routing.guess(shard, tries));
         let no_leader = || Error::unavailable(format!("shard {shard} has no leader at the moment; retry"));
@@ -284,7 +291,13 @@ impl Node {
         Ok(reply)
     }
 
-    async fn batch_get(&self, routing: &Routing, keys: Vec<Key>, deadline: Instant) -> Result<Reply> {
+    async fn batch_get(
+        &self,
+        routing: &Routing,
+        keys: Vec<Key>,
+        read: Read,
+        deadline: Instant,
+    ) -> Result<Reply> {
         let mut by_shard: BTreeMap<ShardId, Vec<(usize, Key)>> = BTreeMap::new();
         let count = keys.len();
         for (place, key) in keys.into_iter().enumerate() {
@@ -292,14 +305,14 @@ impl Node {
         }
         let parts = by_shard.into_iter().map(|(shard, placed)| async move {
             let (places, keys): (Vec<usize>, Vec<Key>) = placed.into_iter().unzip();
-            let reply = self.execute_on(routing, shard, Request::BatchGet(keys), deadline).await?;
+            let reply = self.execute_on(routing, shard, Request::BatchGet(keys, read), deadline).await?;
             let Response::GotBatch(found) = reply.response else {
                 return Err(Error::internal("a batch-get was answered with something else"));
             };
             Ok((places, found, reply.served))
         });
         let mut all = vec![None; count];
-        let mut served = Served { ring_epoch: routing.ring.epoch(), ..Served::default() };
+        let mut served = None;
         for part in futures::future::try_join_all(parts).await? {
             let (places, found, part_served) = part;
             for (place, found) in places.into_iter().zip(found) {
@@ -307,15 +320,24 @@ impl Node {
                     *slot = found;
                 }
             }
-            served = part_served;
+            served.get_or_insert(part_served);
         }
+        let served =
+            served.unwrap_or_else(|| Served { ring_epoch: routing.ring.epoch(), ..Served::default() });
         Ok(Reply { response: Response::GotBatch(all), served })
     }
 
-    fn reply(&self, routing: &Routing, shard: ShardId, response: Response) -> Reply {
-        let leader = self.joined().map(|joined| joined.node).unwrap_or_default();
-        let served =
-            Served { shard, leader, leader_address: String::new(), ring_epoch: routing.ring.epoch() };
+    fn reply(&self, routing: &Routing, group: &Group, shard: ShardId, response: Response) -> Reply {
+        let leader = group.leadership().leader.map(|leader| leader.node).unwrap_or_default();
+        let stats = group.reader().map(ShardReader::stats).unwrap_or_default();
+        let served = Served {
+            shard,
+            leader,
+            leader_address: if self.is_self(leader) { String::new() } else { self.client_address(leader) },
+            ring_epoch: routing.ring.epoch(),
+            shard_age_ms: stats.age_ms,
+            revision: stats.last_revision,
+        };
         Reply { response, served }
     }
 
@@ -340,14 +362,24 @@ impl Node {
 }
 
 fn shard_of(routing: &Routing, request: &Request) -> Result<ShardId> {
+    let ring = &routing.ring;
     let named = match request {
-        Request::Get(key) => return Ok(routing.ring.shard_of(key)),
-        Request::Write(write) => return Ok(routing.ring.shard_of(write.op.key())),
+        Request::Get(key, _) => return Ok(ring.shard_of(key)),
+        Request::Write(write, _) => ring.shard_of_write(&write.op)?,
+        Request::KeepLeaseAlive(lease) | Request::GetLease(lease) => return Ok(ring.shard_of_lease(*lease)),
         Request::Scan(page) => page.shard,
-        Request::OpenSession(shard) | Request::CloseSession(shard, _) => *shard,
-        Request::BatchGet(_) => return Err(Error::internal("a batch has no one shard")),
+        Request::Changes(page) => page.shard,
+        Request::ReadPoint(point) => point.shard,
+        Request::ListLeases { shard, .. }
+        | Request::LeaseKeys { shard, .. }
+        | Request::Tell(shard, ..)
+        | Request::OpenSession(shard)
+        | Request::CloseSession(shard, _) => *shard,
+        Request::BatchGet(..) | Request::Snapshot(_) => {
+            return Err(Error::internal("the request is of no one shard"));
+        }
     };
-    if routing.ring.shards().contains(&named) {
+    if ring.shards().contains(&named) {
         return Ok(named);
     }
     Err(Error::new(ErrorKind::NotFound, format!("there is no shard {named}")))

@@ -7,7 +7,7 @@ use kvd_proto::{
     peer::v1 as p,
 };
 use kvd_types::{
-    Condition, Incarnation, Outcome, Write, WriteOp,
+    Condition, Incarnation, Lifetime, Outcome, Write, WriteOp,
     cluster::{Addresses, NodeProfile},
     operation::Response,
 };
@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{config, metrics::Metrics};
+
+mod data;
 
 /// Long enough for anything on a busy machine; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -112,10 +114,11 @@ fn put(key: &str, value: &str) -> Request {
     let op = WriteOp::Put {
         key: Key::try_from(key).unwrap(),
         value: value.to_owned().into(),
+        lifetime: Lifetime::Forever,
         condition: Condition::Always,
         want_previous: false,
     };
-    Request::Write(Write { session: None, op })
+    Request::write(Write { session: None, op })
 }
 
 async fn execute(node: &Node, request: Request) -> Result<Response> {
@@ -123,7 +126,7 @@ async fn execute(node: &Node, request: Request) -> Result<Response> {
 }
 
 async fn check_value(node: &Node, key: &str, value: &str) {
-    let got = execute(node, Request::Get(Key::try_from(key).unwrap())).await.unwrap();
+    let got = execute(node, Request::get(Key::try_from(key).unwrap())).await.unwrap();
     let Response::Got(Some((_, record))) = got else { panic!("{key} is missing: {got:?}") };
     assert_eq!(record.value, value, "{key}");
 }
@@ -391,7 +394,7 @@ async fn on_a_full_disk_puts_are_refused_and_deletes_are_taken() {
     assert!(matches!(refused.kind, ErrorKind::Overloaded { .. }), "{refused}");
     let key = Key::try_from("key").unwrap();
     let op = WriteOp::Delete { key, condition: Condition::Always, want_previous: false };
-    let deleted = execute(&node, Request::Write(Write { session: None, op })).await;
+    let deleted = execute(&node, Request::write(Write { session: None, op })).await;
     assert!(matches!(deleted, Ok(Response::Deleted(Outcome::Deleted { .. }))), "{deleted:?}");
     cluster.stop(0).await;
 }

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::{Batch, Engine, Row, Rows, Tree, is_empty_range};
+use super::{Batch, Direction, Engine, Row, Rows, Tree, is_empty_range};
 use crate::error::Result;
 
 /// Rows that a scan takes at a time: between two takes batches may be applied, as with the real engine.
@@ -117,13 +117,13 @@ impl Content {
 }
 
 impl MemoryTree {
-    fn take_chunk(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> VecDeque<Row> {
+    fn take_chunk(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> VecDeque<Row> {
         if is_empty_range(start, end) {
             return VecDeque::new();
         }
         let content = self.content.read();
-        let rows = content.rows.range::<[u8], _>((start, end)).take(SCAN_CHUNK_ROWS);
-        rows.map(|(key, value)| (key.clone(), value.clone())).collect()
+        let rows = direction.over(content.rows.range::<[u8], _>((start, end)));
+        rows.take(SCAN_CHUNK_ROWS).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }
 
@@ -146,13 +146,18 @@ impl Tree for MemoryTree {
         Ok(())
     }
 
-    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'a> {
-        let end = end.map(Bytes::copy_from_slice);
-        let mut chunk = self.take_chunk(start, end.as_ref().map(Bytes::as_ref));
+    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
+        let mut chunk = self.take_chunk(start, end, direction);
+        let (mut start, mut end) = (start.map(Bytes::copy_from_slice), end.map(Bytes::copy_from_slice));
         Box::new(std::iter::from_fn(move || {
             let (key, value) = chunk.pop_front()?;
             if chunk.is_empty() {
-                chunk = self.take_chunk(Bound::Excluded(&key), end.as_ref().map(Bytes::as_ref));
+                match direction {
+                    Direction::Ascending => start = Bound::Excluded(key.clone()),
+                    Direction::Descending => end = Bound::Excluded(key.clone()),
+                }
+                let bounds = (start.as_ref().map(Bytes::as_ref), end.as_ref().map(Bytes::as_ref));
+                chunk = self.take_chunk(bounds.0, bounds.1, direction);
             }
             Some(Ok((key, value)))
         }))

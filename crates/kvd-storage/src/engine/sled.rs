@@ -16,7 +16,8 @@
 //! - **Closing** flushes. A failure there aborts the process, which is sled's own doing and what we want.
 //! - **Trees** are never dropped, which makes the next open panic; they are cleared and keep their name.
 //! - **Handles** are `Send` but not `Sync`, and cloning one costs a microsecond: each tree keeps a few to lend.
-//! - **Scans** with an end bound walk on to the end of the tree looking for more: only the start is given to sled.
+//! - **Scans** with an end bound walk on to the end of the tree looking for more: only the start is given to sled. Backwards
+//!   they stop where they should, and need the end to know where to begin: there both bounds are.
 //! - **Damage** can make an open panic, and what the panic unwinds then waits for ever for a thread that was never
 //!   started. So opening has a thread of its own, which is left behind when it panics; whoever waits for it is told of
 //!   the panic by the panic hook, the only code that runs before the unwinding. It becomes an error, so that the state
@@ -41,7 +42,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sled::InlineArray;
 
-use super::{Batch, Engine, Row, Rows, Tree, is_beyond, is_empty_range};
+use super::{Batch, Direction, Engine, Row, Rows, Tree, is_beyond, is_empty_range};
 use crate::error::{Error, Result};
 
 /// Rows of a leaf. The default of 1024 costs twenty times the CPU and writes.
@@ -310,14 +311,18 @@ impl Tree for SledTree {
         self.with_handle(|handle| self.apply_changes(handle, changes)).map_err(failed("apply a batch"))
     }
 
-    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'a> {
+    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
         if is_empty_range(start, end) {
             return Box::new(std::iter::empty());
         }
-        let mut rows = Some(self.with_handle(|handle| handle.range::<&[u8], _>((start, Bound::Unbounded))));
+        let bounds = match direction {
+            Direction::Ascending => (start, Bound::Unbounded),
+            Direction::Descending => (start, end),
+        };
+        let mut rows = Some(self.with_handle(|handle| handle.range::<&[u8], _>(bounds)));
         let end = end.map(Bytes::copy_from_slice);
         Box::new(std::iter::from_fn(move || {
-            let row = next_live(rows.as_mut()?, self, end.as_ref().map(Bytes::as_ref));
+            let row = next_live(rows.as_mut()?, direction, self, end.as_ref().map(Bytes::as_ref));
             if !matches!(row, Some(Ok(_))) {
                 rows = None;
             }
@@ -334,9 +339,18 @@ impl Tree for SledTree {
 }
 
 /// The next row that isn't a tombstone, if it lies within the bound.
-fn next_live(rows: &mut sled::Iter<FANOUT>, tree: &SledTree, end: Bound<&[u8]>) -> Option<Result<Row>> {
+fn next_live(
+    rows: &mut sled::Iter<FANOUT>,
+    direction: Direction,
+    tree: &SledTree,
+    end: Bound<&[u8]>,
+) -> Option<Result<Row>> {
     loop {
-        let (key, stored) = match rows.next()? {
+        let next = match direction {
+            Direction::Ascending => rows.next(),
+            Direction::Descending => rows.next_back(),
+        };
+        let (key, stored) = match next? {
             Ok(row) => row,
             Err(source) => return Some(Err(failed("scan a tree")(source))),
         };
@@ -387,17 +401,18 @@ mod tests {
     #[test]
     fn tombstones_left_by_a_crash_are_absent_and_removed_once_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let (_engine, tree, raw) = littered(dir.path(), &["a", "c"]);
-        put(tree.as_ref(), "b");
-        assert_eq!(tree.get(b"a").unwrap(), None);
-        assert_eq!(raw_keys(&raw), ["a", "b", "c"], "nobody has seen them yet");
-        let found =
-            tree.scan(Bound::Unbounded, Bound::Unbounded).map(|row| row.unwrap().0).collect::<Vec<_>>();
-        assert_eq!(found, ["b"]);
-        // What a scan has seen as a tombstone may have been written again by the time a writer looks.
-        put(tree.as_ref(), "c");
-        assert_eq!(raw_keys(&raw), ["b", "c"]);
-        assert_eq!(tree.get(b"c").unwrap(), Some(Bytes::from("value")));
+        for (name, direction) in [("up", Direction::Ascending), ("down", Direction::Descending)] {
+            let (_engine, tree, raw) = littered(&dir.path().join(name), &["a", "c"]);
+            put(tree.as_ref(), "b");
+            assert_eq!(tree.get(b"a").unwrap(), None);
+            assert_eq!(raw_keys(&raw), ["a", "b", "c"], "nobody has seen them yet");
+            let found = tree.scan(Bound::Unbounded, Bound::Unbounded, direction);
+            assert_eq!(found.map(|row| row.unwrap().0).collect::<Vec<_>>(), ["b"], "{direction:?}");
+            // What a scan has seen as a tombstone may have been written again by the time a writer looks.
+            put(tree.as_ref(), "c");
+            assert_eq!(raw_keys(&raw), ["b", "c"], "{direction:?}");
+            assert_eq!(tree.get(b"c").unwrap(), Some(Bytes::from("value")));
+        }
     }
 
     #[test]

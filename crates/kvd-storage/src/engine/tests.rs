@@ -16,7 +16,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Batch, Engine, MemoryEngine, SledEngine, SledOptions, Tree};
+use super::{Batch, Direction, Engine, MemoryEngine, SledEngine, SledOptions, Tree};
 
 type Model = BTreeMap<Bytes, Bytes>;
 
@@ -55,7 +55,16 @@ fn batch(changes: &[(&str, Option<&str>)]) -> Batch {
 }
 
 fn scan(tree: &dyn Tree, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Vec<(Bytes, Bytes)> {
-    tree.scan(start, end).collect::<Result<_, _>>().unwrap()
+    scan_in(tree, start, end, Direction::Ascending)
+}
+
+fn scan_in(
+    tree: &dyn Tree,
+    start: Bound<&[u8]>,
+    end: Bound<&[u8]>,
+    direction: Direction,
+) -> Vec<(Bytes, Bytes)> {
+    tree.scan(start, end, direction).collect::<Result<_, _>>().unwrap()
 }
 
 fn all(tree: &dyn Tree) -> Model {
@@ -63,7 +72,11 @@ fn all(tree: &dyn Tree) -> Model {
 }
 
 fn keys(tree: &dyn Tree, start: Bound<&str>, end: Bound<&str>) -> String {
-    let rows = scan(tree, start.map(str::as_bytes), end.map(str::as_bytes));
+    let (start, end) = (start.map(str::as_bytes), end.map(str::as_bytes));
+    let rows = scan(tree, start, end);
+    let mut reversed = scan_in(tree, start, end, Direction::Descending);
+    reversed.reverse();
+    assert_eq!(reversed, rows, "backwards it is the same, in the other order");
     rows.iter().map(|(key, _)| String::from_utf8_lossy(key)).collect::<Vec<_>>().join(" ")
 }
 
@@ -117,6 +130,10 @@ fn scans_keep_to_their_bounds() {
         assert_eq!(keys(tree, Excluded("b"), Excluded("b")), "");
         assert_eq!(keys(tree, Included("c"), Included("a")), "");
         assert_eq!(keys(tree, Included("d"), Unbounded), "");
+        assert_eq!(keys(tree, Unbounded, Excluded("")), "");
+        assert_eq!(keys(tree, Unbounded, Included("")), "");
+        assert_eq!(keys(tree, Unbounded, Excluded("a")), "");
+        assert_eq!(keys(tree, Unbounded, Included("bb")), " a b ba");
     }
 }
 
@@ -147,6 +164,12 @@ fn a_large_tree_is_cleared_and_filled_again() {
             tree.apply(batch).unwrap();
             engine.flush().unwrap();
             assert_eq!(all(tree.as_ref()).len(), 2000);
+            for (start, end) in [(0, 2000), (700, 701), (63, 1999), (500, 1800)] {
+                let range = [start, end].map(|number| format!("{number:08}"));
+                let listed =
+                    keys(tree.as_ref(), Bound::Included(range[0].as_str()), Bound::Excluded(&range[1]));
+                assert_eq!(listed.split(' ').count(), end - start, "{engine:?}");
+            }
             tree.clear().unwrap();
             assert_eq!(all(tree.as_ref()).len(), 0, "{engine:?}");
         }
@@ -189,6 +212,10 @@ fn readers_never_see_half_a_batch() {
                         assert!(second >= first, "{engine:?}");
                         let listed = scan(tree.as_ref(), Bound::Included(b"k"), Bound::Excluded(b"l"));
                         assert!(listed.is_sorted_by(|(a, _), (b, _)| a < b));
+                        assert!(listed.iter().all(|(_, value)| value.len() == 100));
+                        let bounds = (Bound::Included(&b"k"[..]), Bound::Excluded(&b"l"[..]));
+                        let listed = scan_in(tree.as_ref(), bounds.0, bounds.1, Direction::Descending);
+                        assert!(listed.is_sorted_by(|(a, _), (b, _)| a > b));
                         assert!(listed.iter().all(|(_, value)| value.len() == 100));
                     }
                 });
@@ -250,6 +277,12 @@ fn run(engine: &dyn Engine, steps: &[Step]) -> (Model, Model) {
             }
         }
         assert_eq!(all(tree.as_ref()), model);
+        let (start, end) = (key(13), key(31));
+        let found =
+            scan_in(tree.as_ref(), Bound::Included(&start), Bound::Excluded(&end), Direction::Descending);
+        let expected: Vec<_> =
+            model.range(start..end).rev().map(|(key, value)| (key.clone(), value.clone())).collect();
+        assert_eq!(found, expected);
     }
     (model, flushed)
 }

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use super::{Generation, Slot, Table};
 use crate::{
-    engine::{Batch, Row},
+    engine::{Batch, Direction, Row},
     error::{Error, Result},
 };
 
@@ -116,7 +116,7 @@ impl Table {
 
     fn tally(&self, slot: Slot) -> Result<Tally> {
         let mut tally = Tally::default();
-        for row in self.drained(slot, Bound::Unbounded, Bound::Unbounded) {
+        for row in self.drained(slot, Bound::Unbounded, Bound::Unbounded, Direction::Ascending) {
             let (key, value) = row?;
             tally.count(self.codec.checksum(&key, &value));
         }

@@ -4,16 +4,16 @@ use std::{cmp::Ordering, iter::Peekable, ops::Bound, vec};
 
 use bytes::Bytes;
 
-use super::{Slot, State, Table};
+use super::{Generation, Slot, State, Table};
 use crate::{
-    engine::{Row, Rows, is_empty_range},
+    engine::{Direction, Row, Rows, is_empty_range},
     error::Result,
 };
 
 /// Vain attempts after which a scan holds drains.
 const ATTEMPTS_MAX: usize = 3;
 
-/// What memory has of a range: ascending; `None` hides the engine's row.
+/// What memory has of a range, in the order asked for; `None` hides the engine's row.
 type Overlay = Vec<(Bytes, Option<Bytes>)>;
 
 /// What is asked for.
@@ -21,6 +21,7 @@ type Overlay = Vec<(Bytes, Option<Bytes>)>;
 struct Request<'a> {
     start: Bound<&'a [u8]>,
     end: Bound<&'a [u8]>,
+    direction: Direction,
     limit: Limit,
 }
 
@@ -52,10 +53,27 @@ impl Table {
         limit_rows: usize,
         limit_bytes: usize,
     ) -> Result<Vec<Row>> {
+        self.scan_in(Direction::Ascending, start, end, limit_rows, limit_bytes)
+    }
+
+    /// The same in either direction. `start` is the lower bound in both: descending, the last rows within the bounds come,
+    /// and one goes on before the last key.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_in(
+        &self,
+        direction: Direction,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        limit_rows: usize,
+        limit_bytes: usize,
+    ) -> Result<Vec<Row>> {
         if limit_rows == 0 || is_empty_range(start, end) {
             return Ok(Vec::new());
         }
-        let request = Request { start, end, limit: Limit { rows: limit_rows, bytes: limit_bytes } };
+        let request =
+            Request { start, end, direction, limit: Limit { rows: limit_rows, bytes: limit_bytes } };
         for _ in 0..ATTEMPTS_MAX {
             let snapshot = self.state.read().snapshot(request);
             let (slot, installs, active_number) = (snapshot.slot, snapshot.installs, snapshot.active_number);
@@ -71,8 +89,9 @@ impl Table {
     }
 
     fn merge(&self, overlay: Overlay, slot: Slot, request: Request<'_>) -> Result<Vec<Row>> {
-        let drained = self.drained(slot, request.start, request.end).peekable();
-        let mut merged = Merged { overlay: overlay.into_iter().peekable(), drained };
+        let Request { start, end, direction, .. } = request;
+        let drained = self.drained(slot, start, end, direction).peekable();
+        let mut merged = Merged { overlay: overlay.into_iter().peekable(), drained, direction };
         let mut budget = Budget::of(request.limit);
         let mut rows = Vec::new();
         while !budget.is_spent() {
@@ -89,16 +108,18 @@ impl Table {
 impl State {
     /// Copies as much of the memory generations as can matter: once they alone have filled the limit, nothing beyond
     /// that key can be in the result.
-    fn snapshot(&self, request: Request<'_>) -> Snapshot {
-        let Request { start, end, limit } = request;
-        let mut active = self.active.rows.range::<[u8], _>((start, end)).peekable();
-        let mut frozen =
-            self.frozen.iter().flat_map(|frozen| frozen.rows.range::<[u8], _>((start, end))).peekable();
+    fn snapshot<'a>(&'a self, request: Request<'a>) -> Snapshot {
+        let Request { start, end, direction, limit } = request;
+        let within = |generation: &'a Generation| {
+            direction.over(generation.rows.range::<[u8], _>((start, end))).peekable()
+        };
+        let mut active = within(&self.active);
+        let mut frozen = self.frozen.iter().flat_map(|frozen| within(frozen)).peekable();
         let mut budget = Budget::of(limit);
         let mut overlay = Overlay::new();
         while !budget.is_spent() {
             let next = match (active.peek(), frozen.peek()) {
-                (Some((newer, _)), Some((older, _))) => match newer.cmp(older) {
+                (Some((newer, _)), Some((older, _))) => match direction.order(newer, older) {
                     Ordering::Less => active.next(),
                     Ordering::Greater => frozen.next(),
                     Ordering::Equal => {
@@ -125,6 +146,7 @@ impl State {
 struct Merged<'a> {
     overlay: Peekable<vec::IntoIter<(Bytes, Option<Bytes>)>>,
     drained: Peekable<Rows<'a>>,
+    direction: Direction,
 }
 
 impl Iterator for Merged<'_> {
@@ -133,7 +155,7 @@ impl Iterator for Merged<'_> {
     fn next(&mut self) -> Option<Result<Row>> {
         loop {
             let order = match (self.overlay.peek(), self.drained.peek()) {
-                (Some((over, _)), Some(Ok((under, _)))) => over.cmp(under),
+                (Some((over, _)), Some(Ok((under, _)))) => self.direction.order(over, under),
                 (Some(_), None) => Ordering::Less,
                 (None, _) | (_, Some(Err(_))) => Ordering::Greater,
             };

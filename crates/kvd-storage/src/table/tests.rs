@@ -8,7 +8,7 @@ use kvd_types::ReplicaId;
 use super::Table;
 use crate::{
     Error,
-    engine::{Batch, Engine, MemoryEngine, Row, SledEngine, SledOptions},
+    engine::{Batch, Direction, Engine, MemoryEngine, Row, SledEngine, SledOptions},
 };
 
 mod concurrent;
@@ -97,7 +97,11 @@ fn in_memory() -> (Arc<MemoryEngine>, Table) {
 }
 
 fn scan_all(table: &Table) -> Vec<Row> {
-    table.scan(Bound::Unbounded, Bound::Unbounded, usize::MAX, usize::MAX).unwrap()
+    scan_all_in(table, Direction::Ascending)
+}
+
+fn scan_all_in(table: &Table, direction: Direction) -> Vec<Row> {
+    table.scan_in(direction, Bound::Unbounded, Bound::Unbounded, usize::MAX, usize::MAX).unwrap()
 }
 
 fn content(table: &Table) -> Model {
@@ -158,9 +162,15 @@ fn a_scan_keeps_to_its_limits() {
     table.write([put("b", "2"), (bytes("d"), None)]);
     table.freeze();
     table.write([put("c", "3"), put("e", "5")]);
-    let keys = |start, end, limit_rows, limit_bytes| {
-        let rows = table.scan(start, end, limit_rows, limit_bytes).unwrap();
+    let keys_in = |direction, start, end, limit_rows, limit_bytes| {
+        let rows = table.scan_in(direction, start, end, limit_rows, limit_bytes).unwrap();
         rows.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect::<String>()
+    };
+    let keys = |start, end, limit_rows, limit_bytes| {
+        keys_in(Direction::Ascending, start, end, limit_rows, limit_bytes)
+    };
+    let back = |start, end, limit_rows, limit_bytes| {
+        keys_in(Direction::Descending, start, end, limit_rows, limit_bytes)
     };
     use Bound::{Excluded, Included, Unbounded};
     assert_eq!(keys(Unbounded, Unbounded, 100, 100), "abce");
@@ -173,6 +183,13 @@ fn a_scan_keeps_to_its_limits() {
     assert_eq!(keys(Included(b"b"), Included(b"c"), 100, 100), "bc");
     assert_eq!(keys(Included(b"c"), Included(b"b"), 100, 100), "");
     assert_eq!(keys(Excluded(b"c"), Excluded(b"c"), 100, 100), "");
+    assert_eq!(back(Unbounded, Unbounded, 100, 100), "ecba");
+    assert_eq!(back(Unbounded, Unbounded, 3, 100), "ecb");
+    assert_eq!(back(Unbounded, Unbounded, 100, 5), "ec");
+    assert_eq!(back(Unbounded, Unbounded, 100, 0), "e", "a first row is returned whatever its size");
+    assert_eq!(back(Unbounded, Included(b"d"), 2, 100), "cb");
+    assert_eq!(back(Excluded(b"a"), Excluded(b"e"), 100, 100), "cb");
+    assert_eq!(back(Included(b"c"), Included(b"b"), 100, 100), "");
 }
 
 #[test]

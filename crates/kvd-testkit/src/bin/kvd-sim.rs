@@ -106,6 +106,7 @@ struct Summary {
     operations: u64,
     unknown: u64,
     entries_applied: u64,
+    recorded: BTreeMap<String, u64>,
     faults_total: u64,
     faults: BTreeMap<String, u64>,
     bit_flips: u64,
@@ -277,6 +278,9 @@ fn take(report: &Report, seconds: u64, failures: &AtomicU64, summary: &mut Summa
     summary.bit_flips += report.bit_flips;
     for (name, count) in &report.failpoints {
         *summary.failpoints.entry(name.clone()).or_default() += count;
+    }
+    for (what, count) in &report.recorded {
+        *summary.recorded.entry(what.clone()).or_default() += count;
     }
     summary.violations += report.violations.len() as u64;
     summary.progress_after_ms_max = summary.progress_after_ms_max.max(report.progress_after_ms);

@@ -2,9 +2,11 @@
 //! accepted; and such with one thing spoiled.
 
 mod generated;
+mod locks;
 mod planted;
 mod register;
 mod transactions;
+mod versions;
 
 use kvd_types::{Condition, Key, Revision, ShardId};
 

@@ -11,8 +11,8 @@
 //! was read shows the order of all appends before it; for plain registers it also goes by time.
 //!
 //! # What it deliberately does not do
-//! The store has no such transactions yet: nothing records them, and there is no file format. The types here say what will
-//! be wanted of a record.
+//! There is no file format: simulations record transactions and judge them in one process. Whether the right branch of a
+//! transaction was done is for whoever asked for it: it knows the compares.
 
 use std::collections::BTreeMap;
 

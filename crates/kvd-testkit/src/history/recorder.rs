@@ -70,6 +70,12 @@ impl Recorder {
         Invocation { recorder: self.clone(), place, is_complete: false }
     }
 
+    /// A point in the order of events, for what is recorded elsewhere.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        self.now(&mut self.state())
+    }
+
     /// Notes what happens to the store, for people.
     pub fn note(&self, text: impl Into<String>) {
         let mut state = self.state();

@@ -8,13 +8,20 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt as _;
 use kvd_client::{Client, Key, NodeId, Record, ReplicaStatus, ShardId, Topology};
 use kvd_types::{GroupId, limits::META_VOTERS_MAX};
 use parking_lot::Mutex;
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, rngs::StdRng};
 use turmoil::Sim;
 
-use super::{cluster::Shape, network::SimDial, witness::Witness, workload};
+use super::{
+    cluster::Shape,
+    network::SimDial,
+    records::{LAPSING, Records},
+    witness::Witness,
+    workload::{self, Kind, PROCESSES_MAX, Person},
+};
 use crate::history::{Action, Answer, Process, Recorder, RecordingClient};
 
 /// How long a client tries a request.
@@ -26,6 +33,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(150);
 /// What all clients share.
 pub(crate) struct Clients {
     pub(crate) recorder: Recorder,
+    pub(crate) records: Arc<Records>,
+    /// What processes do.
+    mix: [Kind; PROCESSES_MAX],
     /// The names of their hosts.
     pub(crate) hosts: Vec<Arc<str>>,
     endpoints: Vec<String>,
@@ -69,6 +79,10 @@ struct Admin {
     rows: Option<Vec<Option<Record>>>,
     /// The keys of all shards, as a scan gave them.
     scanned: Vec<Key>,
+    /// Look what is left of what was to lapse.
+    wants_leftovers: bool,
+    /// What is wrong about it; `None`: nobody has looked.
+    leftovers: Option<Result<(), String>>,
 }
 
 impl Clients {
@@ -85,8 +99,11 @@ impl Clients {
             let elapsed = turmoil::sim_elapsed().unwrap_or_default();
             u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
         };
+        let recorder = Recorder::with_clock(clock);
         let clients = Arc::new(Self {
-            recorder: Recorder::with_clock(clock),
+            records: Records::new(recorder.clone(), Arc::clone(witness), shape.retention, shape.lease_reads),
+            recorder,
+            mix: shape.mix,
             hosts: names.iter().cloned().chain(["admin".into()]).collect(),
             endpoints,
             seed: AtomicU64::new(seed),
@@ -116,6 +133,7 @@ impl Clients {
         witness: Arc<Witness>,
     ) -> turmoil::Result {
         let Some(client) = self.connect().await else { return Ok(()) };
+        let number_of_client = self.records.new_client();
         let mut tasks = tokio::task::JoinSet::new();
         for process in processes {
             let shared = Arc::clone(&self);
@@ -124,10 +142,17 @@ impl Clients {
             let seed = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
             let witness = Arc::clone(&witness);
             let working = Working::begin(&self);
-            let rest_max = self.rest_max;
+            let person = Person {
+                kind: self.mix.get(process % PROCESSES_MAX).copied().unwrap_or(Kind::Registers),
+                process,
+                client: number_of_client,
+                records: Arc::clone(&self.records),
+                seed,
+                rest_max: self.rest_max,
+            };
             tasks.spawn(async move {
                 let _working = working;
-                let mut workload = workload::draw(StdRng::seed_from_u64(seed), process, rest_max);
+                let mut workload = workload::draw(person);
                 while !shared.is_stopping() {
                     let done = workload.turn(&recording).await;
                     if done.is_ok()
@@ -138,6 +163,7 @@ impl Clients {
                     witness.trace(format_args!("process {process}: {done:?}"));
                     workload.rest().await;
                 }
+                workload.finish(&recording).await;
             });
         }
         tasks.join_all().await;
@@ -179,6 +205,10 @@ impl Clients {
             let reads = self.admin.lock().reads.clone();
             if let Some(keys) = reads {
                 self.read(&client, &keys).await;
+            }
+            if self.admin.lock().wants_leftovers {
+                let leftovers = self.leftovers(&client).await;
+                self.admin.lock().leftovers = Some(leftovers);
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
@@ -236,6 +266,41 @@ impl Clients {
             invocation.ok(Answer::got(found));
         }
         Some(rows.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// Whether all that was to lapse has, and nothing else.
+    async fn leftovers(&self, client: &Client) -> Result<(), String> {
+        let rows = client.scan_prefix(LAPSING).collect().await.map_err(|error| error.to_string())?;
+        if let Some(why) = self.records.not_as_left(&rows) {
+            return Err(why);
+        }
+        let waits = client.scan_prefix("{kvd-lock:").keys_only().collect().await;
+        let is_place = |key: &Key| String::from_utf8_lossy(key.as_bytes()).contains("}/");
+        let waits = waits.map_err(|error| error.to_string())?.into_iter().find(|(key, _)| is_place(key));
+        if let Some((key, _)) = waits {
+            return Err(format!("somebody holds, or waits for, the lock of {key}"));
+        }
+        match client.list_leases().next().await {
+            None => Ok(()),
+            Some(Ok(lease)) => Err(format!("there is {lease:?}")),
+            Some(Err(error)) => Err(error.to_string()),
+        }
+    }
+
+    /// What is wrong about what is left of what was to lapse, as of the last look.
+    pub(crate) fn not_as_left(&self) -> Option<String> {
+        let mut admin = self.admin.lock();
+        admin.wants_leftovers = true;
+        match &admin.leftovers {
+            None => Some("nobody has looked".to_owned()),
+            Some(looked) => looked.clone().err(),
+        }
+    }
+
+    /// What the judges of what was recorded beside the history find.
+    pub(crate) fn judge(&self) -> Vec<String> {
+        let topology = self.admin.lock().topology.clone();
+        self.records.judge(topology.as_ref().and_then(|topology| topology.ring.as_ref()))
     }
 
     /// A key that more than one shard gave in a scan of all: keys have one owner.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use kvd_server::config::{Cluster as ClusterConfig, Config, Engine, Raft, Shutdown, Storage, Token};
+use kvd_server::config::{Cluster as ClusterConfig, Config, Engine, Raft, Shutdown, Storage, Switch, Token};
 use kvd_storage::disk::{Crash, Disk as _, SimDisk};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use turmoil::Sim;
@@ -20,6 +20,7 @@ use super::{
     node::{NodeCell, name},
     process::Process,
     witness::Witness,
+    workload::{self, Kind, PROCESSES_MAX},
 };
 
 const CLIENT_PORT: u16 = 7400;
@@ -59,6 +60,12 @@ pub(crate) struct Shape {
     raft: Raft,
     /// The longest that a client rests between two operations.
     pub(crate) rest_max: Duration,
+    /// What clients do.
+    pub(crate) mix: [Kind; PROCESSES_MAX],
+    /// How long shards keep their history.
+    pub(crate) retention: Duration,
+    /// Reads by the leader's lease are allowed.
+    pub(crate) lease_reads: bool,
 }
 
 impl Shape {
@@ -81,6 +88,9 @@ impl Shape {
             flush_ms: pick(rng, &[500, 3000, 20_000]),
             raft: Raft { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms },
             rest_max: Duration::from_millis(pick(rng, &[20, 60, 150, 400])),
+            mix: workload::mix(rng),
+            retention: Duration::from_secs(pick(rng, &[3, 15, 600, 600])),
+            lease_reads: pick(rng, &[false, false, true]),
         }
     }
 }
@@ -465,6 +475,9 @@ fn config(index: usize, shape: Shape) -> Config {
             shards: shape.shards,
             replication_factor: shape.replication_factor,
             initial_nodes: 0,
+            history_retention_ms: u64::try_from(shape.retention.as_millis()).unwrap_or(u64::MAX),
+            lease_reads: if shape.lease_reads { Switch::On } else { Switch::Off },
+            ..Config::default().cluster
         },
         raft: shape.raft,
         storage: Storage {

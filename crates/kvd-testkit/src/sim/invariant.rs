@@ -12,6 +12,7 @@ mod leaders;
 mod order;
 mod owners;
 mod purged;
+pub(crate) mod time;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,8 @@ pub(crate) struct Applied {
     pub(crate) digest: u64,
     /// A state was taken up, from the replica's own disk or from a checkpoint: all up to this entry at once.
     pub(crate) is_taken_up: bool,
+    /// What a shard counts, beside its contents.
+    pub(crate) counted: Option<time::Counted>,
 }
 
 /// A replica's log was told to drop entries.
@@ -117,6 +120,7 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::<identity::NeverReused>::default(),
         Box::<purged::NeverAhead>::default(),
         Box::<owners::OneOwner>::default(),
+        Box::<time::OnlyGrows>::default(),
     ]
 }
 

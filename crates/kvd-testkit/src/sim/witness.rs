@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use kvd_machine::Machine;
+use kvd_machine::{Machine, ShardStats};
 use kvd_raft::observe::Observer;
 use kvd_storage::{
     checkpoint::CheckpointStore,
@@ -19,7 +19,7 @@ use kvd_types::{Command, GroupId, LogIndex, Proposal, ReplicaId, Term};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::invariant::{self, Applied, Invariant, Purged};
+use super::invariant::{self, Applied, Invariant, Purged, time::Counted};
 
 /// Violations that are kept; those beyond are only counted.
 const VIOLATIONS_KEPT: usize = 20;
@@ -168,7 +168,9 @@ impl Observer for NodeObserver {
         let mut state = self.witness.0.lock();
         for command in proposal.iter().flat_map(|proposal| &proposal.commands) {
             if let Command::Write(write) = command {
-                state.check(|invariant| invariant.wrote(group, write.op.key()));
+                for key in write.op.keys() {
+                    state.check(|invariant| invariant.wrote(group, key));
+                }
             }
         }
     }
@@ -197,6 +199,7 @@ impl NodeObserver {
             term: position.term,
             digest: digest(machine),
             is_taken_up,
+            counted: counted(machine),
         };
         self.witness.trace(format_args!("{applied}"));
         let mut state = self.witness.0.lock();
@@ -215,6 +218,13 @@ impl NodeObserver {
         let store = CheckpointStore::open(left, &self.checkpoints.join(replica.to_string())).ok()?;
         Some(store.latest().ok()??.manifest().applied_index)
     }
+}
+
+/// What a shard counts beside its contents.
+fn counted(machine: &Machine) -> Option<Counted> {
+    let Machine::Shard(shard) = machine else { return None };
+    let ShardStats { last_revision, ceiling, compacted, age_ms, .. } = shard.reader().stats();
+    Some(Counted { last_revision, ceiling, compacted, age_ms })
 }
 
 /// Of the contents, and of what a shard counts beside them, which must be as equal everywhere.

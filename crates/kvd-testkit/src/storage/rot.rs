@@ -6,7 +6,7 @@ use std::{ops::Bound, path::PathBuf};
 use bytes::Bytes;
 use kvd_storage::{
     disk::{Crash, SimDisk, chance::Chance},
-    engine::{Batch, Engine, MemoryEngine},
+    engine::{Batch, Direction, Engine, MemoryEngine},
 };
 
 use super::{check::no_panic, crashes::whole, judge::judge, model::Model, node::Failure, summary::Summary};
@@ -115,7 +115,7 @@ fn rot_row(engine: &MemoryEngine, chance: &mut Chance) -> kvd_storage::Result<Op
     let mut rows = Vec::new();
     for name in engine.tree_names()? {
         let tree = engine.tree(&name)?;
-        for row in tree.scan(Bound::Unbounded, Bound::Unbounded) {
+        for row in tree.scan(Bound::Unbounded, Bound::Unbounded, Direction::Ascending) {
             let (key, value) = row?;
             rows.push((name.clone(), key, value));
         }

@@ -18,7 +18,7 @@ const DEAF: usize = 30;
 const GETS: usize = 4096;
 
 fn gets(keys: &[String], count: usize) -> Vec<Operation> {
-    let get = |key: &String| Wire::Get(v1::GetRequest { key: key.clone().into() });
+    let get = |key: &String| Wire::Get(v1::GetRequest { key: key.clone().into(), read: None });
     let operations = (0..).zip(keys.iter().cycle().take(count));
     operations.map(|(id, key)| Operation { id, deadline_ms: 30_000, request: Some(get(key)) }).collect()
 }
@@ -102,6 +102,7 @@ async fn a_batch_whose_answer_would_be_too_large_is_refused_before_it_is_gathere
     scene.vitals = scene.cluster.nodes().iter().map(Vitals::of).collect();
     let batch = || v1::BatchGetRequest {
         keys: keys.iter().cycle().take(1024).map(|key| key.clone().into()).collect(),
+        read: None,
     };
     for node in scene.cluster.nodes() {
         let kv = guest(node.client_address()).await;

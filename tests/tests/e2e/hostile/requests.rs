@@ -14,14 +14,14 @@ async fn absurd_deadlines_are_cut_to_size() {
     let address = scene.cluster.node(0).client_address();
     let mut kv = guest(address).await;
     for timeout in ["99999999H", "99999999M", "99999999S", "60000000u", "5S"] {
-        let mut get = Request::new(v1::GetRequest { key: "absurd".into() });
+        let mut get = Request::new(v1::GetRequest { key: "absurd".into(), read: None });
         get.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a header"));
         let answer = kv.get(get).await.unwrap_or_else(|status| panic!("{timeout}: {status:?}"));
         assert!(answer.into_inner().kv.is_none());
     }
     // Over before it begins: an error that says so, or the answer after all, but an answer.
     for timeout in ["0n", "1n", "0H", "1u"] {
-        let mut get = Request::new(v1::GetRequest { key: "absurd".into() });
+        let mut get = Request::new(v1::GetRequest { key: "absurd".into(), read: None });
         get.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a header"));
         if let Err(status) = tokio::time::timeout(PATIENCE, kv.get(get)).await.expect("an answer") {
             let expected = [tonic::Code::DeadlineExceeded, tonic::Code::Cancelled, tonic::Code::Unavailable];
@@ -32,7 +32,7 @@ async fn absurd_deadlines_are_cut_to_size() {
     let taken = futures::stream::unfold(taken, |mut taken| async { Some((taken.recv().await?, taken)) });
     let mut answers = kv.pipeline(taken).await.expect("a pipeline").into_inner();
     let operation = |id, deadline_ms| {
-        let request = Some(Wire::Get(v1::GetRequest { key: "absurd".into() }));
+        let request = Some(Wire::Get(v1::GetRequest { key: "absurd".into(), read: None }));
         Operation { id, deadline_ms, request }
     };
     let operations = vec![operation(1, u32::MAX), operation(2, 1), operation(3, 0)];

@@ -76,7 +76,7 @@ fn set_voters() -> Kind {
 }
 
 fn create_cluster() -> Kind {
-    let settings = p::Settings { replication_factor: 1, shards: 1, initial_nodes: 1 };
+    let settings = p::Settings { replication_factor: 1, shards: 1, initial_nodes: 1, ..Default::default() };
     Kind::CreateCluster(p::CreateCluster {
         cluster: Some(nonce_to_wire(9)),
         settings: Some(settings),

@@ -1,6 +1,6 @@
 //! A cluster in this process that does as it is told: real sockets and streams, one map, and faults on demand.
 //!
-//! All nodes share one world, as if replication were instant. A node serves any request, as if it forwarded, unless it
+//! All nodes share one world, as if replication were instant; what the world's shards hold is in [`store`]. A node serves any request, as if it forwarded, unless it
 //! is told to redirect. Writes are remembered by session and number like a shard does, and each application is counted:
 //! what the tests claim about "exactly once" is read from there.
 
@@ -19,7 +19,7 @@ use kvd_proto::{
     },
 };
 use kvd_types::{
-    Condition, Error, ErrorKind, Key, LeaderHint, NodeId, Outcome, Record, Revision, RingEpoch, SessionId,
+    Error, ErrorKind, Key, LeaderHint, NodeId, Outcome, Read, Revision, RingEpoch, SessionId,
     SessionPosition, ShardId, Write, WriteOp,
     operation::{Reply, Request, Response, Served},
 };
@@ -29,8 +29,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 mod service;
+mod store;
 
-/// Rows of a page.
+use store::Store;
+
+/// Rows that a page looks at, and keys that a step of a range's deletion removes.
 pub(crate) const PAGE_ROWS: usize = 3;
 
 /// What happens to the next read or write of a key.
@@ -72,11 +75,17 @@ pub(crate) struct World {
     pub(crate) sessions_opened: usize,
     pub(crate) sessions_closed: usize,
     pub(crate) frames_of_many: usize,
+    /// Zones of the nodes; empty: none.
+    pub(crate) zones: Vec<String>,
+    /// How the reads came that were served.
+    pub(crate) reads: Vec<Read>,
+    /// A watch breaks after so many answers.
+    pub(crate) watch_answers_max: usize,
+    pub(crate) watches: usize,
+    pub(crate) store: Store,
     /// How often each write has been applied.
     pub(crate) applied: HashMap<(SessionId, u64), usize>,
     sessions: HashMap<SessionId, BTreeMap<u64, Outcome>>,
-    rows: BTreeMap<(ShardId, Key), Record>,
-    revision: u64,
     ring: Ring,
 }
 
@@ -114,8 +123,11 @@ impl Fake {
             frames_of_many: 0,
             applied: HashMap::new(),
             sessions: HashMap::new(),
-            rows: BTreeMap::new(),
-            revision: 0,
+            zones: Vec::new(),
+            reads: Vec::new(),
+            watch_answers_max: usize::MAX,
+            watches: 0,
+            store: Store::default(),
             ring,
         };
         let world = Arc::new(Mutex::new(world));
@@ -196,21 +208,34 @@ impl World {
             Err(error) => return refuse(&error),
         };
         let shard = match &request {
-            Request::Get(key) => self.ring.shard_of(key),
-            Request::BatchGet(keys) => self.ring.shard_of(&keys[0]),
-            Request::Write(write) => self.ring.shard_of(write.op.key()),
+            Request::Get(key, _) => self.ring.shard_of(key),
+            Request::BatchGet(keys, _) => self.ring.shard_of(&keys[0]),
+            Request::Write(write, _) => match self.ring.shard_of_write(&write.op) {
+                Ok(shard) => shard,
+                Err(error) => return refuse(&error),
+            },
+            Request::KeepLeaseAlive(lease) | Request::GetLease(lease) => self.ring.shard_of_lease(*lease),
             Request::Scan(page) => page.shard,
-            Request::OpenSession(shard) | Request::CloseSession(shard, _) => *shard,
+            Request::Snapshot(shards) => shards[0],
+            Request::ReadPoint(point) => point.shard,
+            Request::Changes(page) => page.shard,
+            Request::OpenSession(shard)
+            | Request::CloseSession(shard, _)
+            | Request::ListLeases { shard, .. }
+            | Request::LeaseKeys { shard, .. }
+            | Request::Tell(shard, ..) => *shard,
         };
-        let about_a_key = matches!(request, Request::Get(_) | Request::Write(_));
+        let about_a_key =
+            matches!(request, Request::Get(..) | Request::Write(..) | Request::KeepLeaseAlive(_));
+        self.reads.extend(request.read().copied());
         if about_a_key {
             self.asked[node] += 1;
         }
-        if let Request::Write(Write { session: Some(position), .. }) = &request {
+        if let Request::Write(Write { session: Some(position), .. }, _) = &request {
             self.seen.push(*position);
         }
         let leader = self.leaders[&shard];
-        if self.redirects && leader != node {
+        if self.redirects && leader != node && !request.is_for_any_replica() {
             let hint = LeaderHint {
                 shard,
                 node: NodeId(leader as u64 + 1),
@@ -247,34 +272,41 @@ impl World {
             leader: NodeId(leader as u64 + 1),
             leader_address: self.addresses[leader].clone(),
             ring_epoch: RingEpoch(1),
+            shard_age_ms: 1000,
+            revision: Revision(self.store.revision),
         };
         reply_to_wire(response.map(|response| Reply { response, served }))
     }
 
     fn response(&mut self, shard: ShardId, request: Request) -> Result<Response, Error> {
         Ok(match request {
-            Request::Get(key) => Response::Got(self.row(shard, key)),
-            Request::BatchGet(keys) if keys.len() > self.batch_keys_max => {
+            Request::Get(key, read) => Response::Got(self.store.get(shard, key, read.at)),
+            Request::BatchGet(keys, _) if keys.len() > self.batch_keys_max => {
                 return Err(Error::invalid("the answer is too large"));
             }
-            Request::BatchGet(keys) => {
+            Request::BatchGet(keys, read) => {
                 for key in &keys {
                     assert_eq!(self.ring.shard_of(key), shard, "a batch of two shards");
                 }
-                Response::GotBatch(keys.into_iter().map(|key| self.row(shard, key)).collect())
+                Response::GotBatch(keys.into_iter().map(|key| self.store.get(shard, key, read.at)).collect())
             }
-            Request::Scan(page) => {
-                let limit = if page.limit == 0 { PAGE_ROWS } else { page.limit.min(PAGE_ROWS) };
-                let rows = self.rows.iter().filter(|((of, key), _)| {
-                    *of == shard
-                        && key.as_bytes() >= &page.start[..]
-                        && (page.end.is_empty() || key.as_bytes() < &page.end[..])
-                });
-                let mut rows: Vec<_> =
-                    rows.take(limit + 1).map(|((_, key), record)| (key.clone(), record.clone())).collect();
-                let more = rows.len() > limit;
-                rows.truncate(limit);
-                Response::Page { rows, more }
+            Request::Scan(page) => Response::Page(self.store.scan(&page)),
+            Request::Snapshot(_) => Response::Snapshot(self.store.read_point()),
+            Request::KeepLeaseAlive(lease) => {
+                Response::LeaseKept(Outcome::Lease(self.store.keep_alive(lease)?))
+            }
+            Request::GetLease(lease) => Response::LeaseInfo(self.store.lease(lease)),
+            Request::ListLeases { from, limit, .. } => {
+                let of_shard = |lease| self.ring.shard_of_lease(lease) == shard;
+                Response::Leases(
+                    self.store.leases(from).filter(|info| of_shard(info.id)).take(limit).collect(),
+                )
+            }
+            Request::LeaseKeys { lease, after, limit, .. } => {
+                Response::LeaseKeys(self.store.lease_keys(shard, lease, after.as_ref(), limit))
+            }
+            Request::Changes(_) | Request::ReadPoint(_) | Request::Tell(..) => {
+                return Err(Error::invalid("not for clients of the library"));
             }
             Request::OpenSession(_) => {
                 self.sessions_opened += 1;
@@ -286,18 +318,17 @@ impl World {
                 self.sessions_closed += usize::from(self.sessions.remove(&id).is_some());
                 Response::Session(Outcome::SessionClosed)
             }
-            Request::Write(write) => {
-                let is_put = matches!(write.op, WriteOp::Put { .. });
-                let outcome = self.write(shard, write)?;
-                if is_put { Response::Put(outcome) } else { Response::Deleted(outcome) }
+            Request::Write(write, _) => {
+                let response = match &write.op {
+                    WriteOp::Put { .. } => Response::Put,
+                    WriteOp::Delete { .. } => Response::Deleted,
+                    WriteOp::DeleteRange { .. } => Response::RangeDeleted,
+                    WriteOp::Txn(_) => Response::Txn,
+                    WriteOp::GrantLease { .. } | WriteOp::RevokeLease(_) => Response::Lease,
+                };
+                response(self.write(shard, write)?)
             }
         })
-    }
-
-    fn row(&self, shard: ShardId, key: Key) -> Option<(Key, Record)> {
-        let row = (shard, key);
-        let record = self.rows.get(&row)?.clone();
-        Some((row.1, record))
     }
 
     fn write(&mut self, shard: ShardId, write: Write) -> Result<Outcome, Error> {
@@ -313,50 +344,16 @@ impl World {
             return Ok(outcome.clone());
         }
         *self.applied.entry((position.session, sequence)).or_default() += 1;
-        let outcome = self.change(shard, write.op);
+        let outcome = self.store.write(shard, write.op)?;
         self.sessions.get_mut(&position.session).unwrap().insert(sequence, outcome.clone());
         Ok(outcome)
-    }
-
-    fn change(&mut self, shard: ShardId, op: WriteOp) -> Outcome {
-        let (key, value, condition, want_previous) = match op {
-            WriteOp::Put { key, value, condition, want_previous } => {
-                (key, Some(value), condition, want_previous)
-            }
-            WriteOp::Delete { key, condition, want_previous } => (key, None, condition, want_previous),
-        };
-        let current = self.rows.get(&(shard, key.clone())).cloned();
-        let holds = match condition {
-            Condition::Always => true,
-            Condition::Absent => current.is_none(),
-            Condition::RevisionIs(revision) => current.as_ref().is_some_and(|it| it.revision == revision),
-        };
-        if !holds {
-            return Outcome::ConditionFailed { current };
-        }
-        self.revision += 1;
-        let revision = Revision(self.revision);
-        let previous = current.clone().filter(|_| want_previous);
-        match (value, current) {
-            (Some(value), current) => {
-                let create_revision = current.as_ref().map_or(revision, |it| it.create_revision);
-                let version = current.map_or(0, |it| it.version) + 1;
-                let record = Record { value, create_revision, revision, version, ..Record::default() };
-                self.rows.insert((shard, key), record);
-                Outcome::Put { revision, create_revision, version, previous }
-            }
-            (None, Some(_)) => {
-                self.rows.remove(&(shard, key));
-                Outcome::Deleted { revision, previous }
-            }
-            (None, None) => Outcome::NotFound,
-        }
     }
 
     fn topology(&self) -> v1::Topology {
         let nodes = self.addresses.iter().enumerate().map(|(index, address)| v1::Node {
             id: index as u64 + 1,
             client_address: address.clone(),
+            zone: self.zones.get(index).cloned().unwrap_or_default(),
             state: "active".into(),
             weight: 100,
             reachable: true,

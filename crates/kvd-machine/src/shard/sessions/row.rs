@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use kvd_types::{Outcome, Record, Revision, SequenceNumber};
+use kvd_types::{LeaseOutcome, Outcome, Record, Revision, SequenceNumber, TxnResult};
 use prost::{Message, Oneof};
 
 use crate::{Error, shard::record::RecordRow};
@@ -46,7 +46,7 @@ pub(super) struct OutcomesRow {
 pub(super) struct RememberedRow {
     #[prost(uint64, tag = "1")]
     sequence: u64,
-    #[prost(oneof = "OutcomeRow", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "OutcomeRow", tags = "2, 3, 4, 5, 6, 7, 8")]
     outcome: Option<OutcomeRow>,
 }
 
@@ -61,6 +61,12 @@ enum OutcomeRow {
     NotFound(NotFoundRow),
     #[prost(message, tag = "5")]
     ConditionFailed(ConditionFailedRow),
+    #[prost(message, tag = "6")]
+    RangeDeleted(RangeDeletedRow),
+    #[prost(message, tag = "7")]
+    Txn(TxnRow),
+    #[prost(message, tag = "8")]
+    Lease(LeaseRow),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -90,6 +96,76 @@ struct NotFoundRow {}
 struct ConditionFailedRow {
     #[prost(message, optional, tag = "1")]
     current: Option<RecordRow>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RangeDeletedRow {
+    #[prost(fixed64, tag = "1")]
+    revision: u64,
+    #[prost(uint32, tag = "2")]
+    deleted: u32,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    next: Option<Bytes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TxnRow {
+    #[prost(bool, tag = "1")]
+    succeeded: bool,
+    #[prost(fixed64, tag = "2")]
+    revision: u64,
+    #[prost(message, repeated, tag = "3")]
+    results: Vec<TxnResultRow>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TxnResultRow {
+    #[prost(oneof = "TxnResultKind", tags = "1, 2, 3")]
+    kind: Option<TxnResultKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum TxnResultKind {
+    #[prost(message, tag = "1")]
+    Got(GotRow),
+    #[prost(message, tag = "2")]
+    Put(PutRow),
+    #[prost(message, tag = "3")]
+    Deleted(TxnDeletedRow),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GotRow {
+    #[prost(message, optional, tag = "1")]
+    record: Option<RecordRow>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TxnDeletedRow {
+    #[prost(bool, tag = "1")]
+    existed: bool,
+    #[prost(message, optional, tag = "2")]
+    previous: Option<RecordRow>,
+}
+
+/// What came of granting or revoking a lease.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct LeaseRow {
+    #[prost(oneof = "LeaseKind", tags = "1, 2, 3, 4")]
+    kind: Option<LeaseKind>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Oneof)]
+enum LeaseKind {
+    /// Granted, for so many milliseconds.
+    #[prost(uint64, tag = "1")]
+    Granted(u64),
+    #[prost(bool, tag = "2")]
+    Exists(bool),
+    #[prost(bool, tag = "3")]
+    Gone(bool),
+    #[prost(bool, tag = "4")]
+    Revoked(bool),
 }
 
 impl OutcomesRow {
@@ -122,6 +198,30 @@ impl OutcomeRow {
             Outcome::ConditionFailed { current } => {
                 Some(Self::ConditionFailed(ConditionFailedRow { current: row(current) }))
             }
+            Outcome::RangeDeleted { revision, deleted, next } => Some(Self::RangeDeleted(RangeDeletedRow {
+                revision: revision.get(),
+                deleted: *deleted,
+                next: next.clone(),
+            })),
+            Outcome::Txn { succeeded, revision, results } => Some(Self::Txn(TxnRow {
+                succeeded: *succeeded,
+                revision: revision.get(),
+                results: results.iter().map(TxnResultRow::from).collect(),
+            })),
+            Outcome::Lease(outcome) => {
+                let kind = match outcome {
+                    LeaseOutcome::Granted { ttl_ms } => LeaseKind::Granted(*ttl_ms),
+                    LeaseOutcome::Exists => LeaseKind::Exists(true),
+                    LeaseOutcome::Gone => LeaseKind::Gone(true),
+                    LeaseOutcome::Revoked => LeaseKind::Revoked(true),
+                    LeaseOutcome::Alive { .. }
+                    | LeaseOutcome::Expected
+                    | LeaseOutcome::Attached
+                    | LeaseOutcome::Detached { .. }
+                    | LeaseOutcome::Noted => return None,
+                };
+                Some(Self::Lease(LeaseRow { kind: Some(kind) }))
+            }
             // No write comes to these, and only writes are remembered.
             Outcome::SessionOpened(_) | Outcome::SessionClosed | Outcome::Refused(_) | Outcome::Meta(_) => {
                 None
@@ -149,8 +249,64 @@ impl RememberedRow {
             }
             OutcomeRow::NotFound(NotFoundRow {}) => Outcome::NotFound,
             OutcomeRow::ConditionFailed(row) => Outcome::ConditionFailed { current: record(row.current)? },
+            OutcomeRow::RangeDeleted(row) => Outcome::RangeDeleted {
+                revision: Revision(row.revision),
+                deleted: row.deleted,
+                next: row.next,
+            },
+            OutcomeRow::Txn(row) => Outcome::Txn {
+                succeeded: row.succeeded,
+                revision: Revision(row.revision),
+                results: row.results.into_iter().map(TxnResultRow::into_result).collect::<Result<_, _>>()?,
+            },
+            OutcomeRow::Lease(row) => {
+                let kind = row.kind.ok_or("an outcome of a lease is of a kind that this kvd doesn't know")?;
+                Outcome::Lease(match kind {
+                    LeaseKind::Granted(ttl_ms) => LeaseOutcome::Granted { ttl_ms },
+                    LeaseKind::Exists(_) => LeaseOutcome::Exists,
+                    LeaseKind::Gone(_) => LeaseOutcome::Gone,
+                    LeaseKind::Revoked(_) => LeaseOutcome::Revoked,
+                })
+            }
         };
         Ok((SequenceNumber(self.sequence), outcome))
+    }
+}
+
+impl From<&TxnResult> for TxnResultRow {
+    fn from(result: &TxnResult) -> Self {
+        let row = |record: &Option<Record>| record.as_ref().map(RecordRow::from);
+        let kind = match result {
+            TxnResult::Got(record) => TxnResultKind::Got(GotRow { record: row(record) }),
+            TxnResult::Put { create_revision, version, previous } => TxnResultKind::Put(PutRow {
+                revision: 0,
+                create_revision: create_revision.get(),
+                version: *version,
+                previous: row(previous),
+            }),
+            TxnResult::Deleted { existed, previous } => {
+                TxnResultKind::Deleted(TxnDeletedRow { existed: *existed, previous: row(previous) })
+            }
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TxnResultRow {
+    fn into_result(self) -> Result<TxnResult, &'static str> {
+        let record = |row: Option<RecordRow>| row.map(RecordRow::into_record).transpose();
+        let kind = self.kind.ok_or("a transaction's result is of a kind that this kvd doesn't know")?;
+        Ok(match kind {
+            TxnResultKind::Got(row) => TxnResult::Got(record(row.record)?),
+            TxnResultKind::Put(row) => TxnResult::Put {
+                create_revision: Revision(row.create_revision),
+                version: row.version,
+                previous: record(row.previous)?,
+            },
+            TxnResultKind::Deleted(row) => {
+                TxnResult::Deleted { existed: row.existed, previous: record(row.previous)? }
+            }
+        })
     }
 }
 

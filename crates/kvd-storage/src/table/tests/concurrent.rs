@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{Crashable, OnDisk, Table, open, rows};
-use crate::engine::{Engine, MemoryEngine};
+use crate::engine::{Direction, Engine, MemoryEngine};
 
 const KEYS: u32 = 200;
 const ROUNDS: u32 = 400;
@@ -31,9 +31,16 @@ fn round_of(value: &[u8]) -> u32 {
     u32::from_be_bytes(value.try_into().unwrap())
 }
 
-/// All keys at one moment; panics if it was more than one.
+/// All keys at one moment, in one direction and then in the other; panics if it was more than one.
 fn scanned_round(table: &Table) -> u32 {
-    let rows = table.scan(Bound::Unbounded, Bound::Unbounded, usize::MAX, usize::MAX).unwrap();
+    let before = scanned_round_in(table, Direction::Descending);
+    let after = scanned_round_in(table, Direction::Ascending);
+    assert!(before <= after, "a scan goes back");
+    after
+}
+
+fn scanned_round_in(table: &Table, direction: Direction) -> u32 {
+    let rows = table.scan_in(direction, Bound::Unbounded, Bound::Unbounded, usize::MAX, usize::MAX).unwrap();
     assert_eq!(rows.len(), usize::try_from(KEYS).unwrap());
     let first = round_of(&rows[0].1);
     assert!(rows.iter().all(|(_, value)| round_of(value) == first), "a scan shows several moments");

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::{Crashable, Model, REPLICA, Table, content, drain_all, in_memory, open, put, rows};
 use crate::{
     Error, Result,
-    engine::{Batch, Engine, MemoryEngine, Rows, Tree},
+    engine::{Batch, Direction, Engine, MemoryEngine, Rows, Tree},
 };
 
 /// An engine that fails at the n-th change or flush and ever after; a clear that fails has removed half of the rows.
@@ -61,13 +61,14 @@ impl Tree for FailingTree {
         self.inner.apply(batch)
     }
 
-    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'a> {
-        self.inner.scan(start, end)
+    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
+        self.inner.scan(start, end, direction)
     }
 
     fn clear(&self) -> Result<()> {
         let Err(error) = step(&self.steps_left) else { return self.inner.clear() };
-        let keys = self.inner.scan(Bound::Unbounded, Bound::Unbounded).map(|row| row.unwrap().0);
+        let keys = self.inner.scan(Bound::Unbounded, Bound::Unbounded, Direction::Ascending);
+        let keys = keys.map(|row| row.unwrap().0);
         let mut batch = Batch::default();
         keys.step_by(2).for_each(|key| batch.delete(key));
         self.inner.apply(batch)?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{Crashable, Model, OnDisk, Table, content, open, rows};
-use crate::engine::MemoryEngine;
+use crate::engine::{Direction, MemoryEngine};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -26,6 +26,7 @@ struct Page {
     end: Bound<u8>,
     limit_rows: usize,
     limit_bytes: usize,
+    direction: Direction,
 }
 
 fn bound() -> impl Strategy<Value = Bound<u8>> {
@@ -37,12 +38,16 @@ fn bound() -> impl Strategy<Value = Bound<u8>> {
 }
 
 fn page() -> impl Strategy<Value = Page> {
-    (bound(), bound(), 0..20_usize, 0..200_usize).prop_map(|(start, end, limit_rows, limit_bytes)| Page {
-        start,
-        end,
-        limit_rows,
-        limit_bytes,
-    })
+    let direction = prop_oneof![Just(Direction::Ascending), Just(Direction::Descending)];
+    (bound(), bound(), 0..20_usize, 0..200_usize, direction).prop_map(
+        |(start, end, limit_rows, limit_bytes, direction)| Page {
+            start,
+            end,
+            limit_rows,
+            limit_bytes,
+            direction,
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -97,7 +102,12 @@ impl Expected {
                 Bound::Unbounded => true,
             }
         };
-        let rows = self.now.iter().filter(|(at, _)| within(at)).take(page.limit_rows).enumerate();
+        let rows = self.now.iter().filter(|(at, _)| within(at));
+        let rows: Vec<_> = match page.direction {
+            Direction::Ascending => rows.collect(),
+            Direction::Descending => rows.rev().collect(),
+        };
+        let rows = rows.into_iter().take(page.limit_rows).enumerate();
         let rows = rows.take_while(|(position, (key, value))| {
             bytes += key.len() + value.len();
             bytes <= page.limit_bytes || *position == 0
@@ -162,7 +172,7 @@ fn check(table: &Table, expected: &Expected, page: &Page) {
     }
     let (start, end) = (page.start.map(key), page.end.map(key));
     let (start, end) = (start.as_ref().map(Bytes::as_ref), end.as_ref().map(Bytes::as_ref));
-    let found = table.scan(start, end, page.limit_rows, page.limit_bytes).unwrap();
+    let found = table.scan_in(page.direction, start, end, page.limit_rows, page.limit_bytes).unwrap();
     assert_eq!(found, expected.page(page), "{page:?}");
     let hold = table.hold_drains();
     assert_eq!(hold.rows().collect::<crate::Result<Model>>().unwrap(), expected.drained);

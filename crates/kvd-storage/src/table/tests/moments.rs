@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Model, REPLICA, Table, bytes, drain_all, put, rows, scan_all};
+use super::{Model, REPLICA, Table, bytes, drain_all, put, rows, scan_all, scan_all_in};
 use crate::{
     Result,
-    engine::{Batch, Engine, MemoryEngine, Rows, Tree},
+    engine::{Batch, Direction, Engine, MemoryEngine, Rows, Tree},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ enum Moment {
     BeforeApply,
     AfterApply,
 }
+
+const BOTH: [Direction; 2] = [Direction::Ascending, Direction::Descending];
 
 type Action = Box<dyn FnMut(Moment) + Send>;
 
@@ -82,20 +84,25 @@ impl Tree for HookedTree {
         Ok(())
     }
 
-    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Rows<'a> {
-        let mut first = self.inner.scan(start, end);
+    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
+        let mut first = self.inner.scan(start, end, direction);
         let Some(Ok(row)) = first.next() else { return first };
         // What follows is read only after the moment.
-        let end = end.map(Bytes::copy_from_slice);
+        let at = Bound::Excluded(row.0.clone());
+        let (start, end) = match direction {
+            Direction::Ascending => (at, end.map(Bytes::copy_from_slice)),
+            Direction::Descending => (start.map(Bytes::copy_from_slice), at),
+        };
         let mut rest = None;
-        let mut head = Some(row.clone());
+        let mut head = Some(row);
         Box::new(std::iter::from_fn(move || {
             if let Some(row) = head.take() {
                 return Some(Ok(row));
             }
             let rest = rest.get_or_insert_with(|| {
                 self.hook.run(Moment::AfterFirstRow);
-                self.inner.scan(Bound::Excluded(&row.0), end.as_ref().map(Bytes::as_ref))
+                let bounds = (start.as_ref().map(Bytes::as_ref), end.as_ref().map(Bytes::as_ref));
+                self.inner.scan(bounds.0, bounds.1, direction)
             });
             rest.next()
         }))
@@ -126,9 +133,9 @@ fn replace_all(table: &Table, value: &str) {
 }
 
 /// The values that a scan shows, and how often each.
-fn scanned(table: &Table) -> BTreeMap<Bytes, usize> {
+fn scanned(table: &Table, direction: Direction) -> BTreeMap<Bytes, usize> {
     let mut values = BTreeMap::new();
-    for (_, value) in scan_all(table) {
+    for (_, value) in scan_all_in(table, direction) {
         *values.entry(value).or_default() += 1;
     }
     values
@@ -148,38 +155,42 @@ fn at(hook: &Hook, wanted: Moment, times: usize, mut action: impl FnMut(usize) +
 #[test]
 fn a_scan_that_drains_overtake_shows_one_moment() {
     // At the fourth attempt it would hold drains, and a drain on this thread would wait for ever: there it is left alone.
-    for overtaken in 0..=3 {
+    for (overtaken, direction) in (0..=3).flat_map(|times| BOTH.map(|direction| (times, direction))) {
         let (table, hook) = drained_table();
         let writer = Arc::clone(&table);
         at(&hook, Moment::AfterFirstRow, overtaken, move |ran| {
             write_all(&writer, &format!("new {ran}"));
             drain_all(&writer);
         });
-        let values = scanned(&table);
-        assert_eq!(values.len(), 1, "overtaken {overtaken} times: {values:?}");
+        let values = scanned(&table, direction);
+        assert_eq!(values.len(), 1, "overtaken {overtaken} times, {direction:?}: {values:?}");
         assert_eq!(values.values().sum::<usize>(), 4);
     }
 }
 
 #[test]
 fn a_scan_beside_the_drain_of_what_it_has_seen_is_not_disturbed() {
-    let (table, hook) = drained_table();
-    write_all(&table, "frozen");
-    table.freeze();
-    let writer = Arc::clone(&table);
-    at(&hook, Moment::AfterFirstRow, 1, move |_| {
-        writer.drain().unwrap();
-        write_all(&writer, "active");
-    });
-    assert_eq!(scanned(&table), BTreeMap::from([(bytes("frozen"), 4)]));
+    for direction in BOTH {
+        let (table, hook) = drained_table();
+        write_all(&table, "frozen");
+        table.freeze();
+        let writer = Arc::clone(&table);
+        at(&hook, Moment::AfterFirstRow, 1, move |_| {
+            writer.drain().unwrap();
+            write_all(&writer, "active");
+        });
+        assert_eq!(scanned(&table, direction), BTreeMap::from([(bytes("frozen"), 4)]));
+    }
 }
 
 #[test]
 fn a_scan_that_an_installation_overtakes_shows_the_new_rows() {
-    let (table, hook) = drained_table();
-    let writer = Arc::clone(&table);
-    at(&hook, Moment::AfterFirstRow, 1, move |_| replace_all(&writer, "new"));
-    assert_eq!(scanned(&table), BTreeMap::from([(bytes("new"), 4)]));
+    for direction in BOTH {
+        let (table, hook) = drained_table();
+        let writer = Arc::clone(&table);
+        at(&hook, Moment::AfterFirstRow, 1, move |_| replace_all(&writer, "new"));
+        assert_eq!(scanned(&table, direction), BTreeMap::from([(bytes("new"), 4)]));
+    }
 }
 
 #[test]

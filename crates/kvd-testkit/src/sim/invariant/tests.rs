@@ -13,6 +13,7 @@ pub(super) fn applied(term: u64, replica: u64, index: u64) -> Applied {
         term: Term(term),
         digest: 1,
         is_taken_up: false,
+        counted: None,
     }
 }
 

@@ -16,7 +16,7 @@ use kvd_proto::{
     v1::{Operation, PipelineRequest, kv_client::KvClient, operation_result::Response as WireReply},
 };
 use kvd_types::{
-    Condition, Outcome, Write, WriteOp,
+    Condition, Lifetime, Outcome, Write, WriteOp,
     operation::{Request, Response},
 };
 use rand::{RngExt as _, rngs::StdRng};
@@ -78,17 +78,23 @@ impl Plain {
     fn draw(&mut self, key: &Key, rng: &mut StdRng) -> (Request, Action) {
         let key = key.clone();
         let condition = if rng.random_bool(0.2) { Condition::Absent } else { Condition::Always };
-        let op = match rng.random_range(0..10) {
-            0..4 => return (Request::Get(key), Action::Get),
+        let (op, action) = match rng.random_range(0..10) {
+            0..4 => return (Request::get(key), Action::Get),
             4..9 => {
                 self.written += 1;
                 let value = format!("{}.{}.{:x}", self.process.0, self.written, rng.random::<u32>());
-                WriteOp::Put { key, value: Bytes::from(value), condition, want_previous: false }
+                let value = Bytes::from(value);
+                let action = Action::Put { value: value.clone(), condition, want_previous: false };
+                let lifetime = Lifetime::Forever;
+                (WriteOp::Put { key, value, lifetime, condition, want_previous: false }, action)
             }
-            _ => WriteOp::Delete { key, condition: Condition::Always, want_previous: true },
+            _ => {
+                let condition = Condition::Always;
+                let action = Action::Delete { condition, want_previous: true };
+                (WriteOp::Delete { key, condition, want_previous: true }, action)
+            }
         };
-        let action = Action::from(&op);
-        (Request::Write(Write { session: None, op }), action)
+        (Request::write(Write { session: None, op }), action)
     }
 
     async fn ask(&mut self, address: String, request: Request, deadline_ms: u32) -> Result<Response> {

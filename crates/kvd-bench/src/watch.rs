@@ -1,0 +1,146 @@
+//! `watch`: how fast watchers are told of what many clients write.
+//!
+//! Each value begins with the time at which its put was called, by this process's clock, so that a watcher can tell how long it
+//! took to be told. All watchers watch everything that is written.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use kvd_client::{Client, WatchItem};
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+
+use crate::{
+    cli::Watch,
+    load::{PREFIX, Times, key, kind, value},
+};
+
+/// How long the watchers may take to be told of the last writes.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// The figures.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) watchers: u32,
+    pub(crate) clients: u32,
+    pub(crate) value_bytes: usize,
+    pub(crate) elapsed: Duration,
+    pub(crate) puts: Times,
+    pub(crate) told: Times,
+    pub(crate) missing: u64,
+    pub(crate) errors: BTreeMap<String, u64>,
+}
+
+/// Writes, and watches.
+pub(crate) async fn run(arguments: &Watch) -> anyhow::Result<Report> {
+    let connections = arguments.common.connect().await?;
+    let epoch = Instant::now();
+    let told = Arc::new(AtomicU64::new(0));
+    // How many changes a watcher waits for: known when the writers have ended.
+    let all = Arc::new(AtomicU64::new(u64::MAX));
+    let mut watchers = Vec::new();
+    for (_, client) in (0..arguments.watchers).zip(connections.iter().cycle()) {
+        let mut items = client.watch_prefix(PREFIX).stream();
+        items.started().await?;
+        let (told, all) = (Arc::clone(&told), Arc::clone(&all));
+        watchers.push(tokio::spawn(async move {
+            let mut times = Times::new()?;
+            while times.0.len() < all.load(Ordering::Relaxed) {
+                let Ok(Some(item)) = tokio::time::timeout(DRAIN_LOOK, items.next()).await else { continue };
+                let item = item?;
+                told.fetch_add(u64::try_from(item.events.len())?, Ordering::Relaxed);
+                note(&item, epoch, &mut times);
+            }
+            anyhow::Ok(times)
+        }));
+    }
+    let started = Instant::now();
+    let end = started + Duration::from_secs(arguments.duration);
+    let writers: Vec<_> = (0..arguments.common.clients)
+        .zip(connections.iter().cycle())
+        .map(|(number, client)| {
+            let base = value(arguments.common.value_bytes.max(8), number.into()).to_vec();
+            let random = SmallRng::seed_from_u64(number.into());
+            tokio::spawn(write(client.clone(), arguments.keys, base, random, epoch, end))
+        })
+        .collect();
+    let mut puts = Times::new()?;
+    let mut errors = BTreeMap::new();
+    for writer in writers {
+        let (times, failed) = writer.await??;
+        puts.0.add(times.0)?;
+        for (error, count) in failed {
+            *errors.entry(error).or_default() += count;
+        }
+    }
+    all.store(puts.0.len(), Ordering::Relaxed);
+    let expected = puts.0.len() * u64::from(arguments.watchers);
+    let drained = Instant::now() + DRAIN_MAX;
+    while told.load(Ordering::Relaxed) < expected && Instant::now() < drained {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+    let elapsed = started.elapsed();
+    let missing = expected.saturating_sub(told.load(Ordering::Relaxed));
+    // Those that have not been told of everything give up now.
+    all.store(0, Ordering::Relaxed);
+    let mut told = Times::new()?;
+    for watcher in watchers {
+        told.0.add(watcher.await??.0)?;
+    }
+    for client in connections {
+        client.close().await;
+    }
+    Ok(Report {
+        watchers: arguments.watchers,
+        clients: arguments.common.clients,
+        value_bytes: arguments.common.value_bytes,
+        elapsed,
+        puts,
+        told,
+        missing,
+        errors,
+    })
+}
+
+/// Writes until the end; gives the times, and how many failed, by kind.
+async fn write(
+    client: Client,
+    keys: u64,
+    mut value: Vec<u8>,
+    mut random: SmallRng,
+    epoch: Instant,
+    end: Instant,
+) -> anyhow::Result<(Times, BTreeMap<String, u64>)> {
+    let (mut times, mut errors) = (Times::new()?, BTreeMap::new());
+    loop {
+        let began = Instant::now();
+        if began >= end {
+            return Ok((times, errors));
+        }
+        let since = u64::try_from(began.duration_since(epoch).as_micros())?;
+        if let Some(stamp) = value.first_chunk_mut() {
+            *stamp = since.to_be_bytes();
+        }
+        match client.put(key(random.random_range(0..keys)), value.as_slice()).await {
+            Ok(_) => times.add(began.elapsed()),
+            Err(error) => *errors.entry(kind(&error)).or_default() += 1,
+        }
+    }
+}
+
+/// Takes note of how long it took until a watcher was told.
+fn note(item: &WatchItem, epoch: Instant, times: &mut Times) {
+    for event in &item.events {
+        let stamp = event.record.as_ref().and_then(|record| record.value.first_chunk());
+        let Some(stamp) = stamp else { continue };
+        let put = epoch + Duration::from_micros(u64::from_be_bytes(*stamp));
+        times.add(put.elapsed());
+    }
+}

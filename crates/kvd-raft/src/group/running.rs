@@ -1,0 +1,104 @@
+//! What serves a replica once its core runs: the proposer, the rounds of reads, and whoever watches over the core.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use kvd_machine::Machine;
+use kvd_storage::log::ReplicaLog;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Group, Inner, Leadership, Raft, Timing, core_watch::CoreWatch};
+use crate::{
+    clock::Clock,
+    pace::HistoryOptions,
+    propose::{ProposalQueue, ProposerParts},
+    read::{Confirmation, LEASE_BELIEVED, ReadQueue},
+    state::ReplicaState,
+};
+
+/// What it takes to read by a leader's lease.
+pub(super) struct LeaseReads {
+    pub(super) reads: ReadQueue,
+    /// Until then it may have promised, before it was opened, to elect nobody.
+    pub(super) promised_until: Instant,
+}
+
+/// A replica whose core runs.
+pub(super) struct Running {
+    pub(super) raft: Raft,
+    pub(super) log: ReplicaLog,
+    pub(super) state: Arc<ReplicaState>,
+    pub(super) sending: TaskTracker,
+    pub(super) cancelled: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// How it is to be served.
+pub(super) struct Served {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) timing: Timing,
+    pub(super) history: HistoryOptions,
+    pub(super) lease_reads: bool,
+    pub(super) opened_at: Instant,
+}
+
+impl Running {
+    /// Starts the tasks that serve it.
+    pub(super) fn serve(self, served: Served) -> Group {
+        let Self { raft, log, state, sending, cancelled, tasks } = self;
+        let Served { clock, timing, history, lease_reads, opened_at } = served;
+        let (group, round_timeout) = (state.group, timing.election_timeout_max);
+        let (reads, rounds) = ReadQueue::new(group, raft.clone(), round_timeout, Confirmation::Quorum);
+        let hands_over = Arc::new(AtomicBool::new(false));
+        let lease_reads = lease_reads.then(|| {
+            let age_max = timing.election_timeout_max.mul_f64(LEASE_BELIEVED);
+            let confirmation = Confirmation::Lease { age_max, hands_over: Arc::clone(&hands_over) };
+            let (reads, rounds) = ReadQueue::new(group, raft.clone(), round_timeout, confirmation);
+            tasks.spawn(rounds.run(cancelled.clone()));
+            LeaseReads { reads, promised_until: opened_at + timing.election_timeout_max }
+        });
+        let (seen, leadership) = watch::channel(Leadership::default());
+        let heard = watch::Sender::new(false);
+        let watch = CoreWatch {
+            raft: raft.clone(),
+            state: Arc::clone(&state),
+            seen,
+            heard: heard.subscribe(),
+            election_timeout_max: timing.election_timeout_max,
+            hands_over: Arc::clone(&hands_over),
+            may_stand_at: lease_reads.as_ref().map(|leases| leases.promised_until),
+        };
+        let reader = state.with_machine(|machine| match machine {
+            Machine::Shard(shard) => Some(shard.reader()),
+            Machine::Meta(_) => None,
+        });
+        let (proposals, proposer) = ProposalQueue::new(ProposerParts {
+            group,
+            raft: raft.clone(),
+            clock,
+            leadership: leadership.clone(),
+            reader: reader.clone(),
+            history,
+        });
+        tasks.spawn(watch.run(cancelled.clone()));
+        tasks.spawn(proposer.run(cancelled.clone()));
+        tasks.spawn(rounds.run(cancelled.clone()));
+        tasks.close();
+        Group(Arc::new(Inner {
+            raft,
+            log,
+            state,
+            reader,
+            proposals,
+            reads,
+            lease_reads,
+            hands_over,
+            leadership,
+            heard,
+            timing,
+            sending,
+            cancelled,
+            tasks,
+        }))
+    }
+}
