@@ -287,11 +287,13 @@ fn positions(
     cluster: &str,
     request: u64,
 ) -> Result<BTreeMap<ShardId, Revision>> {
+    // Where a watch may stand: a shard that is not written to can be behind what others have had, and where a watch began.
+    let newest = reached.values().max().copied().unwrap_or_default();
+    let is_future = |at: Revision| at.unix_ms() > newest.unix_ms().saturating_add(AHEAD_MAX_MS);
     match from {
         WatchFrom::Now => Ok(reached.clone()),
         WatchFrom::After(after) => {
-            let newest = reached.values().max().copied().unwrap_or_default();
-            if after.unix_ms() > newest.unix_ms().saturating_add(AHEAD_MAX_MS) {
+            if is_future(*after) {
                 return Err(Error::invalid(format!(
                     "revision {after} is in the future: the newest of these shards is {newest}"
                 )));
@@ -302,7 +304,7 @@ fn positions(
             let positions = WatchToken::decode(token, cluster, request)?.positions;
             for (shard, position) in &positions {
                 match reached.get(shard) {
-                    Some(reached) if position <= reached => {}
+                    Some(reached) if position <= reached || !is_future(*position) => {}
                     Some(_) => {
                         return Err(Error::invalid(format!(
                             "the resume token names revision {position}, which shard {shard} never had: it is forged, or the \
