@@ -76,6 +76,9 @@ pub(crate) struct Run {
     /// Write each key once before a workload that reads, outside the figures
     #[arg(long)]
     pub(crate) fill: bool,
+    /// Time to live of what is filled in or put, in milliseconds; none: for ever
+    #[arg(long)]
+    pub(crate) ttl_ms: Option<u64>,
     /// Seconds to run for
     #[arg(long, default_value_t = 10, conflicts_with = "operations")]
     pub(crate) duration: u64,

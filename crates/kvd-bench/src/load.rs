@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
-use kvd_client::{Client, Compare, LeaseId, Result, TxnOp};
+use kvd_client::{Client, Compare, LeaseId, Put, Result, TxnOp};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::cli::{Run, Workload};
@@ -128,6 +128,7 @@ pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
             workload: arguments.workload,
             keys: arguments.keys,
             leases: Arc::clone(&leases),
+            ttl_ms: arguments.ttl_ms,
             value: value(arguments.common.value_bytes, number.into()),
             random: SmallRng::seed_from_u64(number.into()),
             until: until.clone(),
@@ -155,10 +156,18 @@ pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
 async fn fill(client: &Client, arguments: &Run) -> Result<()> {
     let value = value(arguments.common.value_bytes, 0);
     stream::iter(0..arguments.keys)
-        .map(|number| client.put(key(number), &value).into_future())
+        .map(|number| put(client, number, &value, arguments.ttl_ms).into_future())
         .buffer_unordered(FILL_IN_FLIGHT)
         .try_for_each(|_| async { Ok(()) })
         .await
+}
+
+fn put(client: &Client, number: u64, value: &Bytes, ttl_ms: Option<u64>) -> Put {
+    let put = client.put(key(number), value);
+    match ttl_ms {
+        Some(ttl_ms) => put.ttl(Duration::from_millis(ttl_ms)),
+        None => put,
+    }
 }
 
 /// So many leases, which last for the run.
@@ -189,6 +198,7 @@ struct One {
     workload: Workload,
     keys: u64,
     leases: Arc<Vec<LeaseId>>,
+    ttl_ms: Option<u64>,
     value: Bytes,
     random: SmallRng,
     until: Until,
@@ -219,7 +229,7 @@ impl One {
     async fn ask(&self, kind: &'static str, number: u64) -> Result<()> {
         let client = &self.client;
         match kind {
-            PUT => client.put(key(number), &self.value).await.map(drop),
+            PUT => put(client, number, &self.value, self.ttl_ms).await.map(drop),
             GET => client.get(key(number)).await.map(drop),
             TXN => {
                 let [one, other] = ["a", "b"].map(|end| format!("{PREFIX}{{{number:012}}}{end}"));
