@@ -5,7 +5,8 @@
 //! as it is asked to: a watcher that doesn't take what it is given simply isn't asked, and nothing piles up for it. After each
 //! part it says where it stands: a revision of each shard, as a token from which any node can go on.
 //!
-//! It begins at what every shard's leader says has been finished. Whatever is written after the first part has come will be
+//! It begins at what every shard's leader says has been finished, or after a revision that is given; then each shard is told
+//! of that, so that no later write gets an earlier one. Whatever is written after the first part has come will be
 //! told.
 //!
 //! # Invariants
@@ -129,6 +130,9 @@ impl Watch {
         let shards = node.routing()?.ring.shards_of_range(&spec.start, &spec.end);
         let reached = node.reached(&shards).await?;
         let after = positions(&spec.from, &reached, &cluster, request)?;
+        if let WatchFrom::After(at) = spec.from {
+            node.keep_later_writes_after(at, &reached).await?;
+        }
         let interest = Arc::new(Interest {
             start: spec.start,
             end: spec.end,
@@ -277,6 +281,25 @@ impl Node {
             Ok::<_, Error>((shard, revision))
         });
         Ok(futures::future::try_join_all(reached).await?.into_iter().collect())
+    }
+}
+
+impl Node {
+    /// Sees to it that whatever is written from now on gets a later revision than this: else a watch of what comes after it would
+    /// miss what a shard whose clock is behind is given.
+    async fn keep_later_writes_after(
+        &self,
+        at: Revision,
+        reached: &BTreeMap<ShardId, Revision>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + REQUEST_DEADLINE_DEFAULT;
+        let is_vouched_for = reached.values().any(|&reached| reached >= at);
+        let behind = reached.iter().filter(|&(_, &reached)| reached < at);
+        let raised = behind.map(|(&shard, _)| {
+            let point = ReadPoint { at: Some(at), is_vouched_for, ..ReadPoint::default() };
+            self.read_point(shard.into(), point, deadline)
+        });
+        futures::future::try_join_all(raised).await.map(drop)
     }
 }
 

@@ -338,6 +338,41 @@ async fn a_watch_goes_on_at_another_node_and_loses_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_of_what_comes_after_a_revision_misses_no_shard_whose_clock_is_behind() {
+    let cluster = Cluster::of_three().await;
+    let node = cluster.node(0);
+    let last = put_revision(node, "w/first", "1").await;
+    // Others may have been given this by a clock that is ahead.
+    let ahead = Revision::from_unix_ms(last.unix_ms() + 5000);
+    let spec = WatchSpec {
+        start: "w/".into(),
+        end: "w0".into(),
+        from: WatchFrom::After(ahead),
+        ..WatchSpec::default()
+    };
+    let mut watch = Arc::clone(node).watch_range(spec);
+    watch.next().await.unwrap().unwrap();
+    for number in 0..20 {
+        assert!(put_revision(cluster.node(1), &format!("w/{number}"), "1").await > ahead);
+    }
+    assert_eq!(events(&mut watch, 20).await.0.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_watcher_too_many_is_refused() {
+    let cluster = Cluster::of_three().await;
+    let node = cluster.node(0);
+    let all = u32::try_from(WATCHERS_MAX).unwrap();
+    let taken = Arc::clone(&node.watchers).try_acquire_many_owned(all).unwrap();
+    let mut refused = Arc::clone(node).watch_range(WatchSpec::default());
+    let error = refused.next().await.unwrap().unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Overloaded { .. }), "{error}");
+    assert!(error.message.contains("20000 watchers"), "{error}");
+    drop(taken);
+    Arc::clone(node).watch_range(WatchSpec::default()).next().await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_has_a_choice_of_consistency_at_each_node() {
     let cluster = Cluster::of_three().await;
     let any = |consistency| Read { consistency, any_replica: true, at: None };
