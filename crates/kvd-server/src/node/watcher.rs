@@ -129,7 +129,8 @@ impl Watch {
         let cluster = node.cluster_id()?;
         let shards = node.routing()?.ring.shards_of_range(&spec.start, &spec.end);
         let reached = node.reached(&shards).await?;
-        let after = positions(&spec.from, &reached, &cluster, request)?;
+        let now = Revision::from_unix_ms(node.platform.clock().unix_ms());
+        let after = positions(&spec.from, &reached, now, &cluster, request)?;
         if let WatchFrom::After(at) = spec.from {
             node.keep_later_writes_after(at, &reached).await?;
         }
@@ -307,18 +308,19 @@ impl Node {
 fn positions(
     from: &WatchFrom,
     reached: &BTreeMap<ShardId, Revision>,
+    now: Revision,
     cluster: &str,
     request: u64,
 ) -> Result<BTreeMap<ShardId, Revision>> {
-    // Where a watch may stand: a shard that is not written to can be behind what others have had, and where a watch began.
-    let newest = reached.values().max().copied().unwrap_or_default();
+    // Where a watch may stand: shards that are not written to can be behind what others have had, and where a watch began.
+    let newest = reached.values().max().copied().unwrap_or_default().max(now);
     let is_future = |at: Revision| at.unix_ms() > newest.unix_ms().saturating_add(AHEAD_MAX_MS);
     match from {
         WatchFrom::Now => Ok(reached.clone()),
         WatchFrom::After(after) => {
             if is_future(*after) {
                 return Err(Error::invalid(format!(
-                    "revision {after} is in the future: the newest of these shards is {newest}"
+                    "revision {after} is in the future: by the clock it is {newest}"
                 )));
             }
             Ok(reached.keys().map(|&shard| (shard, *after)).collect())
