@@ -31,6 +31,7 @@ pub mod input;
 pub mod mutate;
 pub mod people;
 pub mod rows;
+pub mod tokens;
 pub mod wire;
 
 /// One decoder, and what must hold of it.
@@ -60,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "engine_rows", run: disk::engine::run, seeds: disk::engine::seeds },
     Target { name: "shard_rows", run: rows::shard, seeds: rows::shard_seeds },
     Target { name: "meta_rows", run: rows::meta, seeds: rows::meta_seeds },
+    Target { name: "tokens", run: tokens::run, seeds: tokens::seeds },
     Target { name: "rest", run: people::rest::run, seeds: people::rest::seeds },
     Target { name: "config", run: people::config, seeds: people::config_seeds },
     Target { name: "import_lines", run: people::import_lines, seeds: people::import_lines_seeds },
