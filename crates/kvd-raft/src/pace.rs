@@ -44,9 +44,12 @@ const FORGET_INTERVAL: Duration = Duration::from_millis(20);
 const CEILING_ROOM: Duration = Duration::from_secs(3);
 /// How far ahead of the leader's clock a revision may be that a client asks for, if nobody has had it yet.
 const AHEAD_MAX: Duration = Duration::from_secs(10);
+/// How far ahead of the leader's clock a revision may be that a writer has seen, to be believed. It may be a lie, so no clock may
+/// be drawn after it without end; but clocks may well be hours apart.
+const SEEN_AHEAD_MAX: Duration = Duration::from_secs(24 * 3600);
 /// What is pinned is kept so many times as long as the retention.
 const PIN_FACTOR: u64 = 2;
-/// How long a pin holds, by the shard's age.
+/// How long a pin holds.
 const PIN_KEPT: Duration = Duration::from_secs(60);
 /// Pins that are kept; beyond them a reader is on its own.
 const PINS_MAX: usize = 4096;
@@ -103,8 +106,25 @@ pub(crate) struct Pace {
     notes: VecDeque<(u64, Revision)>,
     /// The shard's history had so many bytes at the last note.
     noted_bytes: u64,
-    /// Revisions that are still read at, and until which age.
-    pins: BTreeMap<Revision, u64>,
+}
+
+/// Revisions that somebody still reads at, each for [`PIN_KEPT`] since it was last asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Pins(BTreeMap<Revision, u64>);
+
+impl Pins {
+    /// Keeps what was at a revision, and what came after it, for a while.
+    pub(crate) fn pin(&mut self, at: Revision, monotonic_ms: u64) {
+        if self.0.len() < PINS_MAX || self.0.contains_key(&at) {
+            self.0.insert(at, monotonic_ms.saturating_add(millis(PIN_KEPT)));
+        }
+    }
+
+    /// The oldest that is pinned.
+    pub(crate) fn oldest(&mut self, monotonic_ms: u64) -> Option<Revision> {
+        self.0.retain(|_, until_ms| *until_ms > monotonic_ms);
+        self.0.keys().next().copied()
+    }
 }
 
 impl Pace {
@@ -119,7 +139,6 @@ impl Pace {
             compacted: stats.compacted,
             notes: VecDeque::new(),
             noted_bytes: 0,
-            pins: BTreeMap::new(),
         }
     }
 
@@ -139,8 +158,8 @@ impl Pace {
         self.ceiling
     }
 
-    /// What the next entry says.
-    pub(crate) fn stamp(&mut self, now: Reading, stats: &ShardStats) -> Stamp {
+    /// What the next entry says. `pinned`: the oldest revision that somebody still reads at.
+    pub(crate) fn stamp(&mut self, now: Reading, stats: &ShardStats, pinned: Option<Revision>) -> Stamp {
         if stats.age_ms > self.age_ms(now) {
             // Entries of the leader before were still to be applied when this one began.
             self.began = (stats.age_ms, now.monotonic_ms);
@@ -148,7 +167,7 @@ impl Pace {
         let age_ms = self.age_ms(now);
         self.said_age_ms = age_ms;
         self.note(age_ms, stats);
-        self.compact(age_ms, stats);
+        self.compact(age_ms, stats, pinned);
         Stamp { clock: self.clock(now), age_ms, ceiling: self.ceiling, compacted: self.compacted }
     }
 
@@ -172,14 +191,13 @@ impl Pace {
     }
 
     /// Lets history go that is old enough, or too much.
-    fn compact(&mut self, age_ms: u64, stats: &ShardStats) {
-        self.pins.retain(|_, until_ms| *until_ms > age_ms);
+    fn compact(&mut self, age_ms: u64, stats: &ShardStats, pinned: Option<Revision>) {
         if stats.is_forgetting {
             return;
         }
         let wanted = self.may_go(age_ms, stats, 1);
         let whatever_is_pinned = self.may_go(age_ms, stats, PIN_FACTOR);
-        let pinned = self.pins.keys().next().copied().unwrap_or(Revision(u64::MAX));
+        let pinned = pinned.unwrap_or(Revision(u64::MAX));
         self.compacted = self.compacted.max(wanted.min(pinned)).max(whatever_is_pinned);
         while self.notes.front().is_some_and(|&(_, revision)| revision <= self.compacted) {
             self.notes.pop_front();
@@ -196,18 +214,10 @@ impl Pace {
         too_old.max(too_much).map_or(Revision::ZERO, |&(_, revision)| revision)
     }
 
-    /// Keeps what was at a revision, and what came after it, for a while.
-    pub(crate) fn pin(&mut self, at: Revision, now: Reading) {
-        let until_ms = self.age_ms(now).saturating_add(millis(PIN_KEPT));
-        if self.pins.len() < PINS_MAX || self.pins.contains_key(&at) {
-            self.pins.insert(at, until_ms);
-        }
-    }
-
     /// Raises the clock to a revision that a writer has seen, if it can be anything but an error of somebody's clock.
     pub(crate) fn see(&mut self, seen: Revision, stats: &ShardStats, now: Reading) {
         let is_known = seen <= stats.ceiling.max(stats.last_revision);
-        if is_known || seen.unix_ms() <= now.unix_ms.saturating_add(millis(AHEAD_MAX)) {
+        if is_known || seen.unix_ms() <= now.unix_ms.saturating_add(millis(SEEN_AHEAD_MAX)) {
             self.shown = self.shown.max(seen);
         }
     }
@@ -288,14 +298,14 @@ mod tests {
     fn the_age_goes_on_from_the_leader_before_whatever_the_time_of_day_does() {
         let stats = ShardStats { age_ms: 70_000, ..ShardStats::default() };
         let mut pace = lead(&stats);
-        assert_eq!(pace.stamp(at(250), &stats).age_ms, 70_250);
+        assert_eq!(pace.stamp(at(250), &stats, None).age_ms, 70_250);
         let jumped = Reading { unix_ms: 0, monotonic_ms: 5_400 };
-        assert_eq!(pace.stamp(jumped, &stats).age_ms, 70_400);
+        assert_eq!(pace.stamp(jumped, &stats, None).age_ms, 70_400);
         assert_eq!(pace.age_ms(Reading { unix_ms: 0, monotonic_ms: 0 }), 70_000, "never back");
         // An entry of the leader before is applied only now.
         let stats = ShardStats { age_ms: 90_000, ..stats };
-        assert_eq!(pace.stamp(at(500), &stats).age_ms, 90_000);
-        assert_eq!(pace.stamp(at(700), &stats).age_ms, 90_200);
+        assert_eq!(pace.stamp(at(500), &stats, None).age_ms, 90_000);
+        assert_eq!(pace.stamp(at(700), &stats, None).age_ms, 90_200);
     }
 
     #[test]
@@ -306,12 +316,12 @@ mod tests {
         assert!(pace.show(revision(9_000), false, &stats, at(10)).unwrap());
         assert!(pace.clock(at(20)) > revision(9_000));
         // And no later leader's either, for what is committed first.
-        let stamp = pace.stamp(at(20), &stats);
+        let stamp = pace.stamp(at(20), &stats, None);
         assert!(stamp.ceiling >= revision(9_000));
         let stats = ShardStats { ceiling: stamp.ceiling, ..stats };
         assert!(!pace.show(revision(11_000), false, &stats, at(1_500)).unwrap(), "there is room");
         assert!(pace.show(stamp.ceiling.next(), false, &stats, at(2_500)).unwrap());
-        assert!(pace.stamp(at(2_500), &stats).ceiling > stamp.ceiling);
+        assert!(pace.stamp(at(2_500), &stats, None).ceiling > stamp.ceiling);
     }
 
     #[test]
@@ -320,7 +330,7 @@ mod tests {
         let mut pace = lead(&stats);
         pace.see(revision(9_000), &stats, at(0));
         assert!(pace.clock(at(10)) > revision(9_000));
-        pace.see(revision(60_000), &stats, at(0));
+        pace.see(revision(25 * 3_600_000), &stats, at(0));
         assert!(pace.clock(at(10)) < revision(10_000), "no clock is that far ahead, or all would follow it");
     }
 
@@ -328,10 +338,10 @@ mod tests {
     fn a_revision_from_the_future_is_refused_and_changes_nothing_unless_a_shard_has_had_it() {
         let stats = ShardStats::default();
         let mut pace = lead(&stats);
-        let before = pace.stamp(at(0), &stats);
+        let before = pace.stamp(at(0), &stats, None);
         let error = pace.show(revision(10_002), false, &stats, at(0)).unwrap_err();
         assert!(error.message.contains("10002 ms ahead"), "{error}");
-        assert_eq!(pace.stamp(at(0), &stats), before);
+        assert_eq!(pace.stamp(at(0), &stats, None), before);
         // Another shard's leader has a clock that is a day ahead.
         let day_ms = 24 * 3_600_000;
         assert!(pace.show(revision(day_ms), true, &stats, at(0)).unwrap());
@@ -339,12 +349,17 @@ mod tests {
     }
 
     /// A shard that is written to once a second; gives what is compacted after each.
-    fn run(pace: &mut Pace, seconds: std::ops::Range<u64>, history_bytes: u64) -> Revision {
+    fn run(
+        pace: &mut Pace,
+        seconds: std::ops::Range<u64>,
+        history_bytes: u64,
+        pinned: Option<Revision>,
+    ) -> Revision {
         let mut compacted = Revision::ZERO;
         for second in seconds {
             let ms = second * 1000;
             let stats = ShardStats { last_revision: revision(ms), history_bytes, ..ShardStats::default() };
-            compacted = pace.stamp(at(ms), &stats).compacted;
+            compacted = pace.stamp(at(ms), &stats, pinned).compacted;
         }
         compacted
     }
@@ -352,15 +367,15 @@ mod tests {
     #[test]
     fn history_goes_once_it_is_as_old_as_the_retention_by_age() {
         let mut pace = lead(&ShardStats::default());
-        assert_eq!(run(&mut pace, 0..640, 1), Revision::ZERO);
-        let compacted = run(&mut pace, 640..2000, 1);
+        assert_eq!(run(&mut pace, 0..640, 1, None), Revision::ZERO);
+        let compacted = run(&mut pace, 640..2000, 1, None);
         let oldest = revision(1_999_000 - 640_000);
         assert!(compacted <= oldest && compacted >= revision(1_999_000 - 660_000), "{compacted}");
         // A clock that jumps ahead by a day takes nothing with it.
         let jumped = Reading { unix_ms: NOW_MS + 90_000_000, ..at(2_000_000) };
         let stats =
             ShardStats { last_revision: revision(1_999_000), history_bytes: 1, ..ShardStats::default() };
-        assert!(pace.stamp(jumped, &stats).compacted <= revision(2_000_000 - 640_000));
+        assert!(pace.stamp(jumped, &stats, None).compacted <= revision(2_000_000 - 640_000));
     }
 
     #[test]
@@ -368,8 +383,7 @@ mod tests {
         let mut pace = lead(&ShardStats::default());
         let pinned = revision(100_000);
         for minute in 0..40 {
-            pace.pin(pinned, at(minute * 60_000 + 1000));
-            let compacted = run(&mut pace, minute * 60..(minute + 1) * 60, 1);
+            let compacted = run(&mut pace, minute * 60..(minute + 1) * 60, 1, Some(pinned));
             if minute < 20 {
                 assert!(compacted <= pinned, "minute {minute}");
             }
@@ -381,17 +395,21 @@ mod tests {
 
     #[test]
     fn a_pin_that_nobody_renews_ends() {
-        let mut pace = lead(&ShardStats::default());
-        pace.pin(revision(1000), at(0));
-        assert!(run(&mut pace, 0..800, 1) > revision(1000));
+        let mut pins = Pins::default();
+        pins.pin(revision(2), 0);
+        pins.pin(revision(1), 1000);
+        assert_eq!(pins.oldest(59_000), Some(revision(1)));
+        pins.pin(revision(2), 60_500);
+        assert_eq!(pins.oldest(61_000), Some(revision(2)));
+        assert_eq!(pins.oldest(120_500), None);
     }
 
     #[test]
     fn more_history_than_is_kept_goes_sooner_but_not_before_the_last_has_gone() {
         let mut pace = lead(&ShardStats::default());
-        let few = run(&mut pace, 0..100, 6400);
+        let few = run(&mut pace, 0..100, 6400, None);
         assert_eq!(few, Revision::ZERO);
-        let many = run(&mut pace, 100..200, 6401);
+        let many = run(&mut pace, 100..200, 6401, None);
         assert!(many > Revision::ZERO);
         let forgetting = ShardStats {
             last_revision: revision(300_000),
@@ -399,7 +417,7 @@ mod tests {
             is_forgetting: true,
             ..ShardStats::default()
         };
-        assert_eq!(pace.stamp(at(300_000), &forgetting).compacted, many);
+        assert_eq!(pace.stamp(at(300_000), &forgetting, None).compacted, many);
     }
 
     #[test]

@@ -34,6 +34,7 @@ use kvd_types::{
     },
 };
 use openraft::{errors::ClientWriteError, impls::OneshotResponder};
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -43,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     group::{Leadership, Raft},
-    pace::{HistoryOptions, Pace, Reading, Stamp},
+    pace::{HistoryOptions, Pace, Pins, Reading, Stamp},
     types::{EncodedProposal, TypeConfig},
 };
 
@@ -57,6 +58,9 @@ pub(crate) struct ProposalQueue {
     waiting: mpsc::Sender<Waiting>,
     waiting_bytes: Arc<AtomicUsize>,
     proposed: Arc<AtomicU64>,
+    pins: Arc<Mutex<Pins>>,
+    /// What its monotonic clock counts from.
+    started: Instant,
 }
 
 /// What a proposer is made of.
@@ -87,10 +91,7 @@ struct Submitted {
 
 /// A reader who wants the shard as of a revision.
 struct Shown {
-    /// As of this one. None: it is only to be kept what comes after…
-    at: Option<Revision>,
-    /// …this one.
-    pinned: Option<Revision>,
+    at: Revision,
     is_vouched_for: bool,
     caller: oneshot::Sender<Result<()>>,
 }
@@ -103,6 +104,7 @@ pub(crate) struct Proposer {
     held: Option<Waiting>,
     waiting_bytes: Arc<AtomicUsize>,
     proposed: Arc<AtomicU64>,
+    pins: Arc<Mutex<Pins>>,
     /// What its monotonic clock counts from.
     started: Instant,
     /// The term that it leads in, and its account of time.
@@ -134,11 +136,14 @@ impl ProposalQueue {
         let (sender, receiver) = mpsc::channel(PROPOSAL_QUEUE_MAX);
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let proposed = Arc::new(AtomicU64::new(0));
+        let (pins, started) = (Arc::<Mutex<Pins>>::default(), Instant::now());
         let queue = Self {
             group: parts.group,
             waiting: sender,
             waiting_bytes: Arc::clone(&waiting_bytes),
             proposed: Arc::clone(&proposed),
+            pins: Arc::clone(&pins),
+            started,
         };
         let proposer = Proposer {
             parts,
@@ -146,7 +151,8 @@ impl ProposalQueue {
             held: None,
             waiting_bytes,
             proposed,
-            started: Instant::now(),
+            pins,
+            started,
             pace: None,
             entries: Entries::default(),
         };
@@ -171,15 +177,15 @@ impl ProposalQueue {
         })
     }
 
-    /// Waits until no write can get a revision up to `at` any more, if there is one, and keeps what is pinned.
-    pub(crate) async fn show(
-        &self,
-        at: Option<Revision>,
-        pinned: Option<Revision>,
-        is_vouched_for: bool,
-    ) -> Result<()> {
+    /// Keeps what was at a revision, and what came after it, for a while.
+    pub(crate) fn pin(&self, at: Revision) {
+        self.pins.lock().pin(at, monotonic_ms(self.started));
+    }
+
+    /// Waits until no write can get a revision up to this any more.
+    pub(crate) async fn show(&self, at: Revision, is_vouched_for: bool) -> Result<()> {
         let (caller, shown) = oneshot::channel();
-        self.send(Waiting::Show(Shown { at, pinned, is_vouched_for, caller }))?;
+        self.send(Waiting::Show(Shown { at, is_vouched_for, caller }))?;
         shown.await.unwrap_or_else(|_dropped| Err(self.stopped()))
     }
 
@@ -287,18 +293,11 @@ impl Proposer {
 
     /// Sees to it that the shard can be read as of a revision; gives the entry that this takes, if any.
     fn show(&mut self, shown: Shown) -> Option<BoxFuture<'static, Ended>> {
-        let Shown { at, pinned, is_vouched_for, caller } = shown;
+        let Shown { at, is_vouched_for, caller } = shown;
         let now = self.now();
         let Some((pace, stats)) = self.leading(now) else {
             let error = Error::new(ErrorKind::NotLeader(None), "this replica does not lead");
             answer(caller, Err(error));
-            return None;
-        };
-        for pinned in at.into_iter().chain(pinned) {
-            pace.pin(pinned, now);
-        }
-        let Some(at) = at else {
-            answer(caller, Ok(()));
             return None;
         };
         let before = pace.ceiling();
@@ -334,8 +333,9 @@ impl Proposer {
         callers: Vec<oneshot::Sender<Result<Outcome>>>,
     ) -> BoxFuture<'static, Ended> {
         let now = self.now();
+        let pinned = self.pins.lock().oldest(now.monotonic_ms);
         let stamp = match self.leading(now) {
-            Some((pace, stats)) => pace.stamp(now, &stats),
+            Some((pace, stats)) => pace.stamp(now, &stats, pinned),
             None => Stamp { clock: Revision::from_unix_ms(now.unix_ms), ..Stamp::default() },
         };
         let Stamp { clock, age_ms, ceiling, compacted } = stamp;
@@ -380,10 +380,7 @@ impl Proposer {
     }
 
     fn now(&self) -> Reading {
-        Reading {
-            unix_ms: self.parts.clock.unix_ms(),
-            monotonic_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        }
+        Reading { unix_ms: self.parts.clock.unix_ms(), monotonic_ms: monotonic_ms(self.started) }
     }
 }
 
@@ -419,6 +416,10 @@ impl Entries {
             answer(caller, Ok(()));
         }
     }
+}
+
+fn monotonic_ms(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The error of a reader whose entry has failed: reads change nothing, so nothing is unknown.

@@ -52,10 +52,13 @@ impl Group {
         is_vouched_for: bool,
     ) -> Result<ReadPoint> {
         // A shard that has had later writes gives that revision to none: nothing has to be waited for.
-        let at = at.filter(|&at| at > self.stats().last_revision);
-        if at.is_some() || pinned.is_some() {
-            let shown = self.0.proposals.show(at, pinned, is_vouched_for).await;
+        if let Some(at) = at.filter(|&at| at > self.stats().last_revision) {
+            let shown = self.0.proposals.show(at, is_vouched_for).await;
             shown.map_err(|error| self.with_leader(error))?;
+        }
+        // Not before: what is refused pins nothing.
+        for pinned in at.into_iter().chain(pinned) {
+            self.0.proposals.pin(pinned);
         }
         self.read_barrier().await?;
         let applied = *self.0.state.applied.borrow();

@@ -14,6 +14,7 @@
 //!   after it was known: no write gets a revision that was shown.
 //! - A stale read is at least as recent as its level says: as what the same client has seen, or as all that was finished
 //!   longer ago than its bound.
+//! - A write has a later revision than all that its client had been told of writes before ([`causes`]).
 //! - A watch tells the facts of its range in each shard's order, each once, those of a revision together, and has left none
 //!   out before the last that it has told; its marks of progress are true.
 //!
@@ -24,6 +25,7 @@
 //! It searches for no order: what nobody was told a revision of, and nobody saw, may have been made or not. Deletions that
 //! are unknown may explain that a key is absent; it is not asked whether there are enough of them.
 
+mod causes;
 mod facts;
 mod reads;
 mod watches;
@@ -175,6 +177,7 @@ pub fn check(account: &Account) -> Vec<String> {
     let mut found = Found::default();
     let facts = facts::Facts::of(account, &mut found);
     facts.check_order(account, &mut found);
+    causes::check(account, &mut found);
     for read in &account.reads {
         reads::check(account, &facts, read, &mut found);
     }
