@@ -7,9 +7,10 @@
 //! # The approach
 //! Each node runs in a network namespace of its own, on a small file system of its own, with a boot id and a wall clock
 //! of its own: a machine, as far as a process can tell. A [`plan`] computed from a seed says which [`fault`]s come and
-//! when, one over the other; [`load`] works against the cluster all the while and records what it was told; after each
-//! round the cluster must become healthy by itself. In the end every key is read, all replicas must hold the same, and the
-//! history goes to the checkers.
+//! when, one over the other; [`load`] works against the cluster all the while and records what it was told, and
+//! [`features`] watch, take snapshots and hold locks beside it; after each round the cluster must become healthy by itself.
+//! In the end every key is read, all replicas must hold the same, and the history goes to the checkers, as does what
+//! the others were told.
 //!
 //! # Invariants
 //! - A plan depends on nothing but its seed and the kinds it may draw from. The timing is the machine's, so that the same
@@ -27,6 +28,7 @@ mod delay_queue;
 mod disk;
 mod drive;
 mod fault;
+mod features;
 mod health;
 mod load;
 mod log;
@@ -60,6 +62,7 @@ pub use options::Options;
 use self::{
     drive::Drive,
     fault::{KINDS, Kind, UNCLAIMED},
+    features::Features,
     load::Load,
     log::say,
     machine::Setup,
@@ -226,6 +229,7 @@ async fn whole_run(
     }
     let recorder = Recorder::real_time();
     let mut load = Load::start(&world, &recorder, seed).await?;
+    let mut features = Features::start(&world, &recorder, load.tags(), seed).await?;
     let plan = Plan {
         seed,
         nodes: usize::from(options.nodes),
@@ -233,7 +237,12 @@ async fn whole_run(
         mixed: options.power_cuts.is_none() && kinds.len() > 1,
         kinds,
     };
-    let mut summary = Summary { seed, nodes: options.nodes, clients: load.tasks(), ..Summary::default() };
+    let mut summary = Summary {
+        seed,
+        nodes: options.nodes,
+        clients: load.tasks() + features.tasks(),
+        ..Summary::default()
+    };
     let mut drive = Drive {
         world: Arc::clone(&world),
         client,
@@ -247,11 +256,12 @@ async fn whole_run(
     let begun = Instant::now();
     let driven = rounds(&mut drive, options, &load, begun).await;
     load.stop().await;
+    features.stop().await;
     summary.seconds = begun.elapsed().as_secs();
     let judged = match driven {
         Ok(rounds) => {
             summary.rounds = rounds;
-            verdict::of_the_end(&world, &drive.client, &load).await
+            verdict::of_the_end(&world, &drive.client, &load, &mut features).await
         }
         Err(error) => Err(error),
     };
@@ -260,6 +270,8 @@ async fn whole_run(
     judged?;
     drive.look_for_panics();
     verdict::of_the_history(&world, &history);
+    features.judge(dir)?;
+    summary.features = features.counts();
     summary.operations = history.operations.len();
     summary.unknown = history.operations.iter().filter(|operation| operation.is_unknown()).count();
     summary.faults = std::mem::take(&mut drive.figures);

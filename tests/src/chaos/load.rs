@@ -147,6 +147,11 @@ impl Load {
         self.tasks.len()
     }
 
+    /// Each shard, and what keys that are to be in it have in them.
+    pub(crate) fn tags(&self) -> Vec<(ShardId, String)> {
+        self.groups.iter().map(|group| (group.shard, group.tag.clone())).collect()
+    }
+
     /// Stops all after what they have under way.
     pub(crate) async fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -216,12 +221,7 @@ impl Worker {
             match done {
                 Ok(()) => sleep(PAUSE_MAX.mul_f64(self.random.random_range(0.0..=1.0))).await,
                 Err(error) => {
-                    if error.kind == ErrorKind::Corruption {
-                        self.world.count(CORRUPTION_ANSWERS, 1);
-                    }
-                    if !is_expected(&error.kind, self.world.is_any_disk_bad()) {
-                        self.world.violation(format!("a client was told {:?}: {error}", error.kind));
-                    }
+                    judge_failure(&self.world, &error);
                     sleep(PAUSE_LONG).await;
                 }
             }
@@ -311,6 +311,16 @@ impl Worker {
 
     fn beat(&self) {
         self.pulse.beat(self.group.shard, self.world.now_ms());
+    }
+}
+
+/// Whether a correct request may fail so; notes it if not.
+pub(crate) fn judge_failure(world: &World, error: &Error) {
+    if error.kind == ErrorKind::Corruption {
+        world.count(CORRUPTION_ANSWERS, 1);
+    }
+    if !is_expected(&error.kind, world.is_any_disk_bad()) {
+        world.violation(format!("a client was told {:?}: {error}", error.kind));
     }
 }
 

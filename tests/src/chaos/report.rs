@@ -49,6 +49,8 @@ pub(crate) struct Summary {
     pub(crate) operations: usize,
     /// Of which nobody can tell whether they happened.
     pub(crate) unknown: usize,
+    /// What clients did beside reading and writing single keys, and was judged.
+    pub(crate) features: BTreeMap<&'static str, u64>,
     pub(crate) faults_total: u64,
     pub(crate) faults: BTreeMap<String, Figures>,
     /// Machines that lost their power, once for each time.
@@ -101,6 +103,8 @@ impl Summary {
         for skipped in &self.skipped {
             say(&format!("SKIPPED: {skipped}"));
         }
+        let features = self.features.iter().map(|(what, count)| format!("{count} {what}"));
+        say(&format!("beside: {}", features.collect::<Vec<_>>().join(", ")));
         say(&format!(
             "{} s, {} operations of {} clients, {} of unknown outcome, {} rounds with {} faults, {} power cuts, {} bits flipped, {} nodes \
              restarted, {} violations",
