@@ -256,7 +256,7 @@ async fn whole_run(
     let begun = Instant::now();
     let driven = rounds(&mut drive, options, &load, begun).await;
     load.stop().await;
-    features.stop().await;
+    features.stop(driven.is_ok() && world.violations().is_empty()).await;
     summary.seconds = begun.elapsed().as_secs();
     let judged = match driven {
         Ok(rounds) => {

@@ -40,7 +40,7 @@ use kvd_testkit::history::{Moment, Process, Recorder};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
     task::{JoinHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use self::{
@@ -67,14 +67,10 @@ const PAIR_WRITERS: usize = 2;
 const SESSIONS: usize = 2;
 const CONTENDERS: usize = 3;
 /// What must have been counted in a run that is worth anything.
-const NEEDED: &[&str] = &[
-    watches::TOLD,
-    watches::RESUMED,
-    snapshots::SNAPSHOTS,
-    locks::FENCED,
-    locks::OLD_FENCES,
-    sessions::READS,
-];
+const NEEDED: &[&str] =
+    &[watches::TOLD, snapshots::SNAPSHOTS, locks::FENCED, locks::OLD_FENCES, sessions::READS];
+/// How long a healthy cluster may take for that.
+const NEEDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What all of them share.
 pub(super) struct Common {
@@ -219,8 +215,12 @@ impl Features {
         self.tasks.len() + usize::from(self.watcher.is_some())
     }
 
-    /// Stops all after what they have under way.
-    pub(crate) async fn stop(&mut self) {
+    /// Stops all after what they have under way; of a cluster that is healthy, not before there is something to judge.
+    pub(crate) async fn stop(&mut self, is_healthy: bool) {
+        let until = Instant::now() + NEEDED_WITHIN;
+        while is_healthy && self.missing().is_some() && Instant::now() < until {
+            sleep(PAUSE_AFTER_FAILURE).await;
+        }
         self.common.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
             ended.expect("no client panics");
@@ -254,13 +254,19 @@ impl Features {
         for violation in found {
             self.common.world.violation(violation);
         }
-        let counts = self.counts();
-        if self.has_finished && !has_found {
-            for needed in NEEDED.iter().filter(|needed| !counts.contains_key(**needed)) {
-                self.common.world.violation(format!("there was nothing to judge: no {needed}"));
-            }
+        if let Some(missing) = self.missing()
+            && self.has_finished
+            && !has_found
+        {
+            self.common.world.violation(format!("there was nothing to judge: no {missing}"));
         }
         Ok(())
+    }
+
+    /// Something without which there is nothing to judge.
+    fn missing(&self) -> Option<&'static str> {
+        let counts = self.common.counts.lock().unwrap();
+        NEEDED.iter().copied().find(|needed| !counts.contains_key(needed))
     }
 
     /// What was done, and judged.

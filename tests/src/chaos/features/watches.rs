@@ -20,7 +20,7 @@ use super::{Worker, book::Book};
 
 /// What is counted.
 pub(super) const TOLD: &str = "changes told to a watcher";
-pub(super) const RESUMED: &str = "watches resumed";
+const RESUMED: &str = "watches resumed";
 const MARKS: &str = "marks of progress";
 
 /// How often a mark is asked for; a third of how long a node may be silent.
