@@ -195,3 +195,27 @@ impl fmt::Display for Register {
         lock.holds.iter().try_for_each(|hold| writeln!(f, "{hold:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found of two increases, by holders 3 and 5, with this left in the register.
+    fn found(left: &'static str, unknown: u64) -> usize {
+        let first = Fenced { token: Revision(3), revision: Revision(4), previous: None };
+        let previous = Some((Revision(4), Revision(3)));
+        let second = Fenced { token: Revision(5), revision: Revision(6), previous };
+        let lock = locks::Lock { writes: vec![first, second], holds: Vec::new() };
+        let left = Some(Some(Record { value: left.into(), ..Record::default() }));
+        Register(Mutex::new(State { lock, unknown, wrong: Vec::new(), left })).judge().len()
+    }
+
+    #[test]
+    fn increases_add_up_and_the_last_holder_stays() {
+        assert_eq!(found("5 2", 0), 0);
+        assert_eq!(found("5 3", 1), 0);
+        assert_eq!(found("5 1", 0), 1);
+        assert_eq!(found("5 3", 0), 1);
+        assert_eq!(found("3 3", 1), 1);
+    }
+}

@@ -158,3 +158,28 @@ fn judge(rows: &[(Key, Record)]) -> Vec<String> {
     }
     wrong
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(key: &str, value: &'static str, revision: u64) -> (Key, Record) {
+        let revision = Revision(revision);
+        (Key::new(key.to_owned()).unwrap(), Record { value: value.into(), revision, ..Record::default() })
+    }
+
+    #[test]
+    fn pairs_are_whole_and_nothing_is_ahead_of_what_it_follows() {
+        let [a, b] = [row("s/0/{g1}a7", "4", 9), row("s/0/{g1}b7", "4", 9)];
+        let follower = row("s/0/{g2}c7", "s/0/{g1}a7 9", 10);
+        assert!(judge(&[]).is_empty());
+        assert!(judge(&[a.clone(), b.clone()]).is_empty());
+        assert!(judge(&[a.clone(), b.clone(), follower.clone()]).is_empty());
+        // Half of a pair, twice.
+        assert_eq!(judge(std::slice::from_ref(&a)).len(), 1);
+        assert_eq!(judge(&[a.clone(), row("s/0/{g1}b7", "3", 8)]).len(), 2);
+        // The pair, as it was before it was followed; and no pair.
+        assert_eq!(judge(&[row("s/0/{g1}a7", "3", 8), row("s/0/{g1}b7", "3", 8), follower.clone()]).len(), 1);
+        assert_eq!(judge(&[follower]).len(), 1);
+    }
+}

@@ -35,7 +35,7 @@ const LISTENS: Duration = Duration::from_millis(200);
 const DROPPED_AFTER_MS: std::ops::Range<u64> = 5_000..30_000;
 const AWAY_MAX_MS: u64 = 3_000;
 /// How long after the last fault the mark that vouches for all may take.
-const FINISHED_WITHIN: Duration = Duration::from_secs(120);
+const FINISHED_WITHIN: Duration = Duration::from_secs(300);
 /// Keys of each shard.
 const KEYS: u32 = 2;
 
