@@ -7,7 +7,7 @@
 //!
 //! # The approach
 //! The text is taken line by line ([`Parser::line`]), so that the same parser serves files and people who are asked for one line
-//! after the other. [`words`] splits lines, [`line`](self::line) understands them, [`json`] reads the other form. All of them make a
+//! after the other. [`words`] splits lines, [`mod@line`] understands them, [`json`] reads the other form. All of them make a
 //! [`Txn`] of the vocabulary; [`send`] hands it to the client.
 //!
 //! # What it deliberately does not do
