@@ -2,8 +2,8 @@
 //! locks, and reads from any replica.
 //!
 //! # The approach
-//! Four workloads of a few tasks each run beside the [`load`](super::load), at a rate that leaves its character to the run.
-//! Each has keys of its own and a judge: what was seen of many keys at many revisions goes into a [`book`](self::book) and
+//! Four workloads of a few tasks each run beside the [`load`], at a rate that leaves its character to the run.
+//! Each has keys of its own and a judge: what was seen of many keys at many revisions goes into a [`book`] and
 //! to [`kvd_testkit::check::versions`], what holders of a lock did goes to [`kvd_testkit::check::locks`]; what one task
 //! knows by itself it judges on the spot. All use one recorder's moments, so that "before" and "after" mean the same to all.
 //!
