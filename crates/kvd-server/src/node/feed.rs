@@ -248,12 +248,17 @@ impl Feed {
 impl Ring {
     /// Takes changes in, and wakes those whom they concern.
     fn push(&mut self, changes: Changes, has_previous: bool) {
+        // By key, so that each of thousands finds at once what concerns it, or that nothing does.
+        let mut by_key: Vec<&Event> = changes.events.iter().collect();
+        by_key.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         for watcher in self.watchers.values_mut() {
             if watcher.behind_since.is_some() {
                 continue;
             }
-            let concerns = |event: &Event| event.revision > watcher.cursor && watcher.interest.wants(event);
-            if changes.events.iter().any(concerns) {
+            let first = by_key.partition_point(|event| *event.key.as_bytes() < *watcher.interest.start);
+            let inside = by_key.iter().skip(first);
+            let mut inside = inside.take_while(|event| watcher.interest.covers(event.key.as_bytes()));
+            if inside.any(|event| event.revision > watcher.cursor && watcher.interest.wants(event)) {
                 watcher.behind_since = Some(Instant::now());
                 watcher.interest.woken.notify_one();
             } else {
