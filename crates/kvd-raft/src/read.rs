@@ -181,3 +181,17 @@ async fn wait_until_applied(
         Err(fatal) => Err(Error::unavailable(format!("the replica stopped: {fatal}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::LEASE_BELIEVED;
+
+    #[test]
+    fn a_lease_is_over_before_the_promise_is_while_clocks_keep_within_the_margin() {
+        // A promise of one second, as the clocks of a leader and a follower measure it that run at these rates.
+        for (leader, follower) in [(1.0, 1.0), (1.0, 1.25), (0.8, 1.0), (0.9, 1.1), (1.25, 1.0)] {
+            let (believed, promised) = (LEASE_BELIEVED / leader, 1.0 / follower);
+            assert!(believed < promised, "{leader} and {follower}: {believed} s of {promised} s");
+        }
+    }
+}

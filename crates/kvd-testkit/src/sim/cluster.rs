@@ -35,6 +35,9 @@ const DISK_REPLACED_AFTER: Duration = Duration::from_secs(4);
 /// After data was destroyed it takes so long until a look at the cluster tells for sure what became of it.
 const DESTRUCTION_PAUSE: Duration = Duration::from_secs(5);
 
+/// Nodes of a cluster.
+const NODES_MAX: usize = 5;
+
 /// How large a simulation is, drawn from its seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -58,6 +61,9 @@ pub(crate) struct Shape {
     checkpoint_bytes: u64,
     flush_ms: u64,
     raft: Raft,
+    /// How fast the clock of each node runs that measures elections and leases, in percent: a clock that is slow makes its node's
+    /// times longer. The fastest is to the slowest as 11 to 9: within the margin of leases.
+    clock_rates: [u64; NODES_MAX],
     /// The longest that a client rests between two operations.
     pub(crate) rest_max: Duration,
     /// What clients do.
@@ -91,6 +97,18 @@ impl Shape {
             mix: workload::mix(rng),
             retention: Duration::from_secs(pick(rng, &[3, 15, 600, 600])),
             lease_reads: pick(rng, &[false, false, true]),
+            clock_rates: std::array::from_fn(|_| pick(rng, &[90, 100, 100, 110])),
+        }
+    }
+
+    /// The times of a node, as its clock measures them.
+    fn raft_of(&self, index: usize) -> Raft {
+        let rate = self.clock_rates.get(index).copied().unwrap_or(100);
+        let measured = |ms: u64| ms * 100 / rate;
+        Raft {
+            heartbeat_ms: measured(self.raft.heartbeat_ms),
+            election_timeout_min_ms: measured(self.raft.election_timeout_min_ms),
+            election_timeout_max_ms: measured(self.raft.election_timeout_max_ms),
         }
     }
 }
@@ -479,7 +497,7 @@ fn config(index: usize, shape: Shape) -> Config {
             lease_reads: if shape.lease_reads { Switch::On } else { Switch::Off },
             ..Config::default().cluster
         },
-        raft: shape.raft,
+        raft: shape.raft_of(index),
         storage: Storage {
             engine: Engine::Memory,
             log_segment_bytes: shape.segment_bytes,
