@@ -533,7 +533,8 @@ fn raft_config(group: GroupId, timing: Timing) -> Result<Config, Error> {
         enable_pre_vote: Some(true),
         // A restarted leader has to win an election like anybody else.
         enable_leader_restore: Some(false),
-        quorum_loss_probe_interval: Some(6000),
+        // It must leave time for a lease and an election.
+        quorum_loss_probe_interval: Some(millis(timing.election_timeout_max).saturating_mul(2).max(6000)),
         // Checkpoints are taken by bytes of log, by whoever watches them, and the log is purged right up to each: even one
         // entry that is kept keeps the node's whole log from there on. By the time a checkpoint is written followers are
         // past where it began; one that isn't is sent the checkpoint.
@@ -546,4 +547,19 @@ fn raft_config(group: GroupId, timing: Timing) -> Result<Config, Error> {
     config
         .validate()
         .map_err(|error| Error::invalid(format!("the raft settings don't fit together: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_sensible_timing_makes_settings_that_fit_together() {
+        for max_ms in [30, 600, 3000, 3001, 30_000, 600_000] {
+            let max = Duration::from_millis(max_ms);
+            let timing =
+                Timing { heartbeat: max / 10, election_timeout_min: max / 2, election_timeout_max: max };
+            raft_config(GroupId(1), timing).unwrap_or_else(|error| panic!("{max_ms} ms: {error}"));
+        }
+    }
 }
