@@ -132,13 +132,23 @@ fn a_moment_that_is_wrong_is_found() {
 }
 
 #[test]
+fn a_write_that_is_not_later_than_what_its_client_knew_of_is_found() {
+    let write =
+        |client, key, sequences, revision| Write { client, ..done(&[key], Some(key), sequences, revision) };
+    let (cause, beside) = (write(1, "a", (1, 4), 20), write(1, "b", (2, 6), 15));
+    assert_eq!(found(&[cause.clone(), beside], &[], &[]), 0, "neither knew of the other");
+    assert_eq!(found(&[cause.clone(), write(2, "c", (5, 6), 15)], &[], &[]), 0, "another client's");
+    assert_eq!(found(&[cause, write(1, "c", (5, 6), 15)], &[], &[]), 1);
+}
+
+#[test]
 fn a_moment_that_misses_what_was_finished_or_is_written_later_is_found() {
     let rows = [row("a", "1", 10, 1), row("b", "1", 10, 1)];
     assert_eq!(found(&writes(), &[snapshot(15, (2, 2), &rows)], &[]), 0);
     assert_eq!(found(&writes(), &[snapshot(15, (4, 4), &rows)], &[]), 1, "c was finished");
     // The revision was known before the write was begun that got a lower one.
     let mut late = writes();
-    late.push(done(&["d"], Some("4"), (10, 11), 14));
+    late.push(Write { client: 99, ..done(&["d"], Some("4"), (10, 11), 14) });
     assert_eq!(found(&late, &[snapshot(15, (2, 2), &rows)], &[]), 2, "and it does not show it");
 }
 
