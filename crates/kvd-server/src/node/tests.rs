@@ -1,6 +1,6 @@
 //! Three nodes in one process, over real sockets and disks.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::atomic::AtomicU32};
 
 use kvd_proto::{
     log::{meta_command_to_wire, meta_outcome_from_wire},
@@ -80,8 +80,19 @@ impl Cluster {
     }
 }
 
+/// A port below those that the system gives to connections by itself: else one of them could take it before the node does.
 fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let offset = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(FIRST + offset % COUNT).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 fn config(dir: &Path, index: usize, ports: &[SocketAddr; 3], seeds: &[String]) -> Config {
