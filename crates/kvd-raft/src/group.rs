@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     blocking::Blocking,
+    calls::{self, call},
     clock::Clock,
     codec,
     log_store::LogStore,
@@ -439,7 +440,9 @@ impl Group {
             |error: io::Error| Error::unavailable(format!("group {}: no checkpoint: {error}", self.id()));
         let reached = self.0.state.prepare_checkpoint().await.map_err(failed)?;
         fail::fail_point!(crate::failpoints::CHECKPOINT_BEFORE_NOTED);
-        self.0.raft.trigger().snapshot().await.map_err(|fatal| self.stopped(&fatal))?;
+        call(&self.0.raft, |raft| async move { raft.trigger().snapshot().await })
+            .await
+            .map_err(|fatal| self.stopped(&fatal))?;
         let mut metrics = self.0.raft.metrics();
         let noted = async {
             while metrics.borrow_watched().snapshot < reached {
@@ -469,9 +472,7 @@ impl Group {
     /// If what was applied could not be drained to the engine; the log still has it.
     pub async fn shutdown(&self) -> io::Result<()> {
         self.0.cancelled.cancel();
-        if let Err(error) = self.0.raft.shutdown().await {
-            tracing::warn!(group = %self.id(), replica = %self.replica(), %error, "the replica did not stop cleanly");
-        }
+        calls::shutdown(&self.0.raft).await;
         let drained = if self.0.state.is_open() { self.0.state.drain().await } else { Ok(()) };
         self.0.state.close().await;
         self.0.tasks.wait().await;
@@ -505,7 +506,7 @@ impl Group {
     pub async fn initialize(&self, founders: &[Replica]) -> Result<()> {
         let members: BTreeMap<ReplicaId, NodeId> =
             founders.iter().map(|founder| (founder.id, founder.node)).collect();
-        match self.0.raft.initialize(members).await {
+        match call(&self.0.raft, |raft| async move { raft.initialize(members).await }).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
                 Err(Error::internal(error.to_string()))

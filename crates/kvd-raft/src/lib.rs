@@ -9,6 +9,7 @@
 //!   carry messages of many groups.
 //! - [`clock`]: the seam to the wall clock; [`blocking`]: the seam to the threads that wait for the disk.
 //! - [`observe`]: the seam through which others watch.
+//! - `calls`: openraft's functions, for callers that may go away.
 //! - `log_store`, `state_machine`, `network`, `codec`, `types`: openraft's traits and types on ours, and nothing more.
 //!
 //! # Invariants
@@ -20,6 +21,7 @@
 //! Nothing here knows of the ring, of other groups, of clients or of configuration; no openraft type is public.
 
 pub mod blocking;
+mod calls;
 pub mod clock;
 mod codec;
 pub mod failpoints;

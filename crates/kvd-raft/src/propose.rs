@@ -42,6 +42,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    calls::call,
     clock::Clock,
     group::{Leadership, Raft},
     pace::{HistoryOptions, Pace, Pins, Reading, Stamp},
@@ -434,7 +435,8 @@ fn unavailable(error: &Error) -> Error {
 async fn write(raft: &Raft, entry: EncodedProposal) -> Result<Vec<Outcome>> {
     let (responder, written) = OneshotResponder::<TypeConfig, _>::new_pair();
     let unknown = |what: &str| Error::unknown(format!("whether the write was applied can't be told: {what}"));
-    raft.client_write_ff(entry, Some(responder)).await.map_err(|fatal| unknown(&fatal.to_string()))?;
+    let handed_over = call(raft, |raft| async move { raft.client_write_ff(entry, Some(responder)).await });
+    handed_over.await.map_err(|fatal| unknown(&fatal.to_string()))?;
     match written.await {
         Ok(Ok(response)) => Ok(response.data.0),
         Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {

@@ -33,7 +33,7 @@ use openraft::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::{group::Raft, types::TypeConfig};
+use crate::{calls::call, group::Raft, types::TypeConfig};
 
 /// How long a refused reader should wait.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -152,7 +152,7 @@ impl ReadRounds {
     async fn confirm_by(&self, option: LinearizerOption) -> Result<Linearizer<TypeConfig>> {
         let no_quorum =
             || Error::unavailable("no majority of the group's replicas confirmed this leader in time");
-        let confirmed = self.raft.get_read_linearizer(option);
+        let confirmed = call(&self.raft, |raft| async move { raft.get_read_linearizer(option).await });
         match tokio::time::timeout(self.round_timeout, confirmed).await {
             Err(_elapsed) => Err(no_quorum()),
             Ok(Ok(linearizer)) => Ok(linearizer),
@@ -173,7 +173,8 @@ async fn wait_until_applied(
     raft: &Raft,
     patience: Duration,
 ) -> Result<()> {
-    match linearizer.try_await_ready(raft, Some(patience)).await {
+    let ready = call(raft, |raft| async move { linearizer.try_await_ready(&raft, Some(patience)).await });
+    match ready.await {
         Ok(Ok(_ready)) => Ok(()),
         Ok(Err(behind)) => {
             Err(Error::unavailable(format!("the leader lags behind what is committed: {behind}")))

@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Leadership, Raft, elections::Elections};
+use crate::calls::call;
 use crate::state::{Fault, ReplicaState};
 
 /// How often the core is asked whether it is still there.
@@ -86,7 +87,7 @@ impl CoreWatch {
                 return;
             }
             // A core that panics says nothing more; it is only found out by being asked.
-            if let Err(fatal) = raft.with_raft_state(|_| ()).await
+            if let Err(fatal) = call(&raft, |raft| async move { raft.with_raft_state(|_| ()).await }).await
                 && !cancelled.is_cancelled()
             {
                 state.report(Fault::Core(fatal.to_string()));

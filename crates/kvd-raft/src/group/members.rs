@@ -15,7 +15,10 @@ use openraft::{
 use super::{
     BTreeMap, BTreeSet, Error, ErrorKind, Group, LogIndex, NodeId, RaftError, Replica, ReplicaId, Result,
 };
-use crate::types::{LogId, TypeConfig};
+use crate::{
+    calls::call,
+    types::{LogId, TypeConfig},
+};
 
 type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
@@ -103,7 +106,11 @@ impl Group {
     /// # Errors
     /// Not leader, or unavailable; unknown if the change may still be made.
     pub async fn add_learner(&self, replica: Replica) -> Result<()> {
-        let added = self.0.raft.add_learner(replica.id, replica.node, false);
+        let added =
+            call(
+                &self.0.raft,
+                move |raft| async move { raft.add_learner(replica.id, replica.node, false).await },
+            );
         self.change(added).await
     }
 
@@ -113,7 +120,13 @@ impl Group {
     /// # Errors
     /// Not leader, or unavailable; unknown if the change may still be made.
     pub async fn change_voters(&self, looked_at: &Members, voters: BTreeSet<ReplicaId>) -> Result<()> {
-        self.change(self.0.raft.change_membership_if(voters, true, Self::unchanged(looked_at))).await
+        let unchanged = Self::unchanged(looked_at);
+        let changed =
+            call(
+                &self.0.raft,
+                |raft| async move { raft.change_membership_if(voters, true, unchanged).await },
+            );
+        self.change(changed).await
     }
 
     /// Takes learners out of the group, if the membership is still the one that was looked at.
@@ -122,7 +135,13 @@ impl Group {
     /// Not leader, or unavailable; unknown if the change may still be made.
     pub async fn remove_learners(&self, looked_at: &Members, replicas: BTreeSet<ReplicaId>) -> Result<()> {
         let change = ChangeMembers::RemoveNodes(replicas);
-        self.change(self.0.raft.change_membership_if(change, true, Self::unchanged(looked_at))).await
+        let unchanged = Self::unchanged(looked_at);
+        let changed =
+            call(
+                &self.0.raft,
+                |raft| async move { raft.change_membership_if(change, true, unchanged).await },
+            );
+        self.change(changed).await
     }
 
     fn unchanged(looked_at: &Members) -> [Precondition<TypeConfig>; 1] {
@@ -183,7 +202,9 @@ impl Group {
         }
         fail::fail_point!(crate::failpoints::TRANSFER_BEFORE);
         self.0.hands_over.store(true, atomic::Ordering::SeqCst);
-        self.0.raft.trigger().transfer_leader(to).await.map_err(|fatal| self.stopped(&fatal))?;
+        call(&self.0.raft, move |raft| async move { raft.trigger().transfer_leader(to).await })
+            .await
+            .map_err(|fatal| self.stopped(&fatal))?;
         let mut metrics = self.0.raft.metrics();
         let taken_over = async {
             while metrics.borrow_watched().current_leader != Some(to) {

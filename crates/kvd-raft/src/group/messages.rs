@@ -9,7 +9,7 @@ use kvd_types::{ReplicaId, Term};
 use openraft::raft::AppendEntriesResponse;
 
 use super::{Arc, Body, Error, Group, Instant, Result, codec};
-use crate::{state::Fault, types::Snapshot};
+use crate::{calls::call, state::Fault, types::Snapshot};
 
 impl Group {
     /// Serves a message. The future's first poll hands it to the group, so messages that are polled in order arrive in
@@ -31,7 +31,9 @@ impl Group {
                     self.0.state.observer.heard_leader(self.id(), term, leader);
                 }
                 let request = codec::append_from_wire(append).map_err(malformed)?;
-                let response = raft.append_entries(request).await.map_err(failed)?;
+                let response = call(raft, |raft| async move { raft.append_entries(request).await })
+                    .await
+                    .map_err(failed)?;
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     self.0.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
                 }
@@ -43,17 +45,21 @@ impl Group {
             )),
             Body::Vote(vote) => {
                 let request = codec::vote_request_from_wire(vote).map_err(malformed)?;
-                let response = raft.vote(request).await.map_err(failed)?;
+                let response =
+                    call(raft, |raft| async move { raft.vote(request).await }).await.map_err(failed)?;
                 Ok(Body::VoteResponse(codec::vote_response_to_wire(&response)))
             }
             Body::PreVote(vote) => {
                 let request = codec::vote_request_from_wire(vote).map_err(malformed)?;
-                let response = raft.pre_vote(request).await.map_err(failed)?;
+                let response =
+                    call(raft, |raft| async move { raft.pre_vote(request).await }).await.map_err(failed)?;
                 Ok(Body::VoteResponse(codec::vote_response_to_wire(&response)))
             }
             Body::TransferLeader(transfer) => {
                 let request = codec::transfer_from_wire(transfer).map_err(malformed)?;
-                let response = raft.handle_transfer_leader(request).await.map_err(failed)?;
+                let response = call(raft, |raft| async move { raft.handle_transfer_leader(request).await })
+                    .await
+                    .map_err(failed)?;
                 Ok(Body::TransferLeaderResponse(p::TransferLeaderResponse { accepted: response.is_ok() }))
             }
             Body::Operation(_)
@@ -117,7 +123,9 @@ impl Group {
         }
         let snapshot = Snapshot { meta, snapshot: checkpoint };
         let response =
-            self.0.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| self.stopped(&fatal))?;
+            call(&self.0.raft, |raft| async move { raft.install_full_snapshot(vote, snapshot).await })
+                .await
+                .map_err(|fatal| self.stopped(&fatal))?;
         let vote = codec::vote_to_wire(&response.vote);
         tracing::info!(group = %self.id(), replica = %self.replica(), bytes = offset, "a checkpoint was installed");
         Ok(p::SendCheckpointResponse { vote: Some(vote) })

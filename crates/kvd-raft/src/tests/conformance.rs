@@ -22,10 +22,10 @@ use crate::{
     types::TypeConfig,
 };
 
-struct Builder;
+pub(super) struct Builder;
 
 /// What must outlive the store under test.
-struct Disk {
+pub(super) struct Disk {
     _dir: TempDir,
     log: Log,
 }
