@@ -24,6 +24,8 @@ pub(crate) enum Verb {
     Scan(Scan),
     /// Watch what is written from many clients, and say how fast the watchers are told
     Watch(Watch),
+    /// Let many keys expire at the same moment, and say how long it takes, and what writers feel of it
+    Expiry(Expiry),
 }
 
 /// Flags of all verbs.
@@ -115,15 +117,34 @@ pub(crate) struct Scan {
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Watchers, each of all that is written
+    /// Watchers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) watchers: u32,
+    /// Each watcher watches a key of its own, and those are the keys that are written; without this each watches all keys
+    #[arg(long, conflicts_with = "keys")]
+    pub(crate) apart: bool,
     /// Keys, drawn evenly
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) keys: u64,
     /// Seconds to run for
     #[arg(long, default_value_t = 10)]
     pub(crate) duration: u64,
+}
+
+/// `expiry`.
+#[derive(Args, Debug)]
+pub(crate) struct Expiry {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Keys that hang on the lease
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keys: u64,
+    /// Time to live of the lease, in milliseconds
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1000..))]
+    pub(crate) ttl_ms: u64,
+    /// Seconds of writing before the lease is let go
+    #[arg(long, default_value_t = 10)]
+    pub(crate) quiet: u64,
 }
 
 /// What the clients ask for.

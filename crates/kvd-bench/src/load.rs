@@ -21,7 +21,7 @@ use crate::cli::{Run, Workload};
 /// The longest time that is told apart, in microseconds. Longer ones count as this.
 const TIME_MICROS_MAX: u64 = 120_000_000;
 /// Writes under way while the keys are filled in.
-const FILL_IN_FLIGHT: usize = 1024;
+pub(crate) const FILL_IN_FLIGHT: usize = 1024;
 
 /// The figures of a run.
 #[derive(Debug)]

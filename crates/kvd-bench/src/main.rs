@@ -6,6 +6,7 @@
 //! - [`gap`]: `gap`, writes without pause, and how long none was acknowledged while a leader was killed by hand.
 //! - [`scan`]: `scan`, how fast the rows of what `run` has written come.
 //! - [`watch`]: `watch`, how fast many watchers are told of what many clients write.
+//! - [`expiry`]: `expiry`, how long it takes until many keys that lapse at the same moment are gone.
 //! - [`report`]: the figures as a table or JSON.
 //!
 //! # What the figures mean
@@ -18,6 +19,7 @@
 //! No limits are set to pass or fail: the figures are for people and for scripts that compare.
 
 mod cli;
+mod expiry;
 mod gap;
 mod load;
 mod report;
@@ -63,6 +65,10 @@ fn run() -> anyhow::Result<()> {
             cli::Verb::Watch(arguments) => {
                 let report = watch::run(&arguments).await?;
                 report::watches(&mut out, arguments.common.output, &report)?;
+            }
+            cli::Verb::Expiry(arguments) => {
+                let report = expiry::run(&arguments).await?;
+                report::expiries(&mut out, arguments.common.output, &report)?;
             }
         }
         out.flush()?;

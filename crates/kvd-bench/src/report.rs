@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{Format, Workload},
+    expiry,
     gap::{self, Track},
     load::{self, Times},
     scan, watch,
@@ -97,12 +98,16 @@ pub(crate) fn load(out: &mut impl Write, format: Format, report: &load::Report) 
         return write_json(out, &json);
     }
     writeln!(out, "{} clients, values of {} bytes, {:.1} s\n", json.clients, json.value_bytes, json.seconds)?;
-    let columns = ["op", "count", "ops/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"];
-    row(out, &columns.map(str::to_owned))?;
+    head(out)?;
     for (name, it) in &json.kinds {
         figures(out, name, it)?;
     }
     errors(out, json.errors)
+}
+
+fn head(out: &mut impl Write) -> io::Result<()> {
+    let columns = ["op", "count", "ops/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"];
+    row(out, &columns.map(str::to_owned))
 }
 
 fn figures(out: &mut impl Write, name: &str, it: &Figures) -> io::Result<()> {
@@ -175,9 +180,57 @@ pub(crate) fn watches(out: &mut impl Write, format: Format, report: &watch::Repo
         "{} watchers, {} clients, values of {} bytes, {:.1} s, {} changes not told\n",
         json.watchers, json.clients, json.value_bytes, json.seconds, json.missing
     )?;
-    let columns = ["op", "count", "ops/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"];
-    row(out, &columns.map(str::to_owned))?;
+    head(out)?;
     for (name, it) in [("put", &json.put), ("told", &json.told)] {
+        if let Some(it) = it {
+            figures(out, name, it)?;
+        }
+    }
+    errors(out, json.errors)
+}
+
+#[derive(Serialize)]
+struct ExpiryJson<'a> {
+    keys: u64,
+    clients: u32,
+    value_bytes: usize,
+    /// From the last keep-alive that could be until a key was gone.
+    until_first_ms: f64,
+    /// From then on until none was left.
+    until_none_ms: f64,
+    keys_per_second: f64,
+    put_before: Option<Figures>,
+    put_during: Option<Figures>,
+    errors: &'a BTreeMap<String, u64>,
+}
+
+/// The figures of keys that expire.
+pub(crate) fn expiries(out: &mut impl Write, format: Format, report: &expiry::Report) -> io::Result<()> {
+    #[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
+    let json = ExpiryJson {
+        keys: report.keys,
+        clients: report.clients,
+        value_bytes: report.value_bytes,
+        until_first_ms: report.until_first.as_secs_f64() * 1000.0,
+        until_none_ms: report.until_none.as_secs_f64() * 1000.0,
+        keys_per_second: report.keys as f64 / report.until_none.as_secs_f64().max(f64::EPSILON),
+        put_before: Figures::new(&report.before.times, report.before.elapsed),
+        put_during: Figures::new(&report.during.times, report.during.elapsed),
+        errors: &report.errors,
+    };
+    if format == Format::Json {
+        return write_json(out, &json);
+    }
+    writeln!(
+        out,
+        "{} keys: the first gone {:.1} s after the last keep-alive, all of them {:.1} s later, {:.0} keys/s\n",
+        json.keys,
+        json.until_first_ms / 1000.0,
+        json.until_none_ms / 1000.0,
+        json.keys_per_second
+    )?;
+    head(out)?;
+    for (name, it) in [("before", &json.put_before), ("during", &json.put_during)] {
         if let Some(it) = it {
             figures(out, name, it)?;
         }

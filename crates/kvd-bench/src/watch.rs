@@ -1,19 +1,18 @@
 //! `watch`: how fast watchers are told of what many clients write.
 //!
 //! Each value begins with the time at which its put was called, by this process's clock, so that a watcher can tell how long it
-//! took to be told. All watchers watch everything that is written.
+//! took to be told. Watchers watch everything that is written, or each a key of its own.
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use futures::StreamExt as _;
-use kvd_client::{Client, WatchItem};
+use kvd_client::{Client, WatchItem, WatchStream};
+use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
@@ -42,25 +41,19 @@ pub(crate) struct Report {
 pub(crate) async fn run(arguments: &Watch) -> anyhow::Result<Report> {
     let connections = arguments.common.connect().await?;
     let epoch = Instant::now();
-    let told = Arc::new(AtomicU64::new(0));
-    // How many changes a watcher waits for: known when the writers have ended.
-    let all = Arc::new(AtomicU64::new(u64::MAX));
+    // One for all: a histogram is larger than a watcher.
+    let told = Arc::new(Mutex::new(Times::new()?));
+    let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut watchers = Vec::new();
-    for (_, client) in (0..arguments.watchers).zip(connections.iter().cycle()) {
-        let mut items = client.watch_prefix(PREFIX).stream();
+    for (number, client) in (0..arguments.watchers).zip(connections.iter().cycle()) {
+        let watch =
+            if arguments.apart { client.watch_key(key(number.into())) } else { client.watch_prefix(PREFIX) };
+        let mut items = watch.stream();
         items.started().await?;
-        let (told, all) = (Arc::clone(&told), Arc::clone(&all));
-        watchers.push(tokio::spawn(async move {
-            let mut times = Times::new()?;
-            while times.0.len() < all.load(Ordering::Relaxed) {
-                let Ok(Some(item)) = tokio::time::timeout(DRAIN_LOOK, items.next()).await else { continue };
-                let item = item?;
-                told.fetch_add(u64::try_from(item.events.len())?, Ordering::Relaxed);
-                note(&item, epoch, &mut times);
-            }
-            anyhow::Ok(times)
-        }));
+        watchers.push(tokio::spawn(listen(items, stopped.clone(), Arc::clone(&told), epoch)));
     }
+    let keys = if arguments.apart { arguments.watchers.into() } else { arguments.keys };
+    let watchers_of_each = if arguments.apart { 1 } else { u64::from(arguments.watchers) };
     let started = Instant::now();
     let end = started + Duration::from_secs(arguments.duration);
     let writers: Vec<_> = (0..arguments.common.clients)
@@ -68,7 +61,7 @@ pub(crate) async fn run(arguments: &Watch) -> anyhow::Result<Report> {
         .map(|(number, client)| {
             let base = value(arguments.common.value_bytes.max(8), number.into()).to_vec();
             let random = SmallRng::seed_from_u64(number.into());
-            tokio::spawn(write(client.clone(), arguments.keys, base, random, epoch, end))
+            tokio::spawn(write(client.clone(), keys, base, random, epoch, end))
         })
         .collect();
     let mut puts = Times::new()?;
@@ -80,20 +73,18 @@ pub(crate) async fn run(arguments: &Watch) -> anyhow::Result<Report> {
             *errors.entry(error).or_default() += count;
         }
     }
-    all.store(puts.0.len(), Ordering::Relaxed);
-    let expected = puts.0.len() * u64::from(arguments.watchers);
+    let expected = puts.0.len() * watchers_of_each;
     let drained = Instant::now() + DRAIN_MAX;
-    while told.load(Ordering::Relaxed) < expected && Instant::now() < drained {
+    while told.lock().0.len() < expected && Instant::now() < drained {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
     let elapsed = started.elapsed();
-    let missing = expected.saturating_sub(told.load(Ordering::Relaxed));
-    // Those that have not been told of everything give up now.
-    all.store(0, Ordering::Relaxed);
-    let mut told = Times::new()?;
+    stop.send_replace(true);
     for watcher in watchers {
-        told.0.add(watcher.await??.0)?;
+        watcher.await??;
     }
+    let told = std::mem::replace(&mut *told.lock(), Times::new()?);
+    let missing = expected.saturating_sub(told.0.len());
     for client in connections {
         client.close().await;
     }
@@ -107,6 +98,22 @@ pub(crate) async fn run(arguments: &Watch) -> anyhow::Result<Report> {
         missing,
         errors,
     })
+}
+
+/// Listens until it is told to stop.
+async fn listen(
+    mut items: WatchStream,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+    told: Arc<Mutex<Times>>,
+    epoch: Instant,
+) -> anyhow::Result<()> {
+    loop {
+        let item = tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+            item = items.next() => item.context("a watch has ended")??,
+        };
+        note(&item, epoch, &mut told.lock());
+    }
 }
 
 /// Writes until the end; gives the times, and how many failed, by kind.

@@ -1,0 +1,165 @@
+//! `expiry`: how long it takes until the keys of a lease that lapsed are gone, and what writers feel of it.
+//!
+//! All keys hang on one lease, so that all of them are due at the same moment: the worst case. Writers of other keys work
+//! before the lease lapses, and until no key of it is left; their times are told apart.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kvd_client::{Client, KeptLease};
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+
+use crate::{
+    cli::Expiry,
+    load::{FILL_IN_FLIGHT, Times, key, kind, value},
+};
+
+/// The prefix of the keys that hang on the lease: none of those that are written.
+const LEASED: &str = "bench-leased-";
+/// Between two looks at how many keys are left.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The figures.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) keys: u64,
+    pub(crate) clients: u32,
+    pub(crate) value_bytes: usize,
+    /// From the moment at which nothing kept the lease alive any more until the first key was missed.
+    pub(crate) until_first: Duration,
+    /// From then on until no key was left.
+    pub(crate) until_none: Duration,
+    /// Puts of other keys while the lease was alive.
+    pub(crate) before: Writes,
+    /// Puts of other keys while keys expired.
+    pub(crate) during: Writes,
+    /// Failed puts of either kind, by the error's kind.
+    pub(crate) errors: BTreeMap<String, u64>,
+}
+
+/// Puts, and how long they were made.
+#[derive(Debug)]
+pub(crate) struct Writes {
+    pub(crate) elapsed: Duration,
+    pub(crate) times: Times,
+}
+
+/// Writes the keys, lets the lease go, and waits until no key is left.
+pub(crate) async fn run(arguments: &Expiry) -> anyhow::Result<Report> {
+    let connections = arguments.common.connect().await?;
+    let client = connections.first().context("there is no connection")?;
+    let lease = client.grant_lease(Duration::from_millis(arguments.ttl_ms)).await?.keep_alive_forever();
+    fill(client, arguments, &lease).await.context("the keys could not be attached to the lease")?;
+
+    let writers = Writers::begin(arguments, &connections);
+    tokio::time::sleep(Duration::from_secs(arguments.quiet)).await;
+    let mut errors = BTreeMap::new();
+    let before = writers.end(&mut errors).await?;
+
+    let writers = Writers::begin(arguments, &connections);
+    drop(lease);
+    let dropped = Instant::now();
+    let until_first = wait_until(client, dropped, |left| left < arguments.keys).await?;
+    let until_none = wait_until(client, dropped, |left| left == 0).await?.saturating_sub(until_first);
+    let during = writers.end(&mut errors).await?;
+    for client in connections {
+        client.close().await;
+    }
+    Ok(Report {
+        keys: arguments.keys,
+        clients: arguments.common.clients,
+        value_bytes: arguments.common.value_bytes,
+        until_first,
+        until_none,
+        before,
+        during,
+        errors,
+    })
+}
+
+async fn fill(client: &Client, arguments: &Expiry, lease: &KeptLease) -> kvd_client::Result<()> {
+    let value = value(arguments.common.value_bytes, 0);
+    stream::iter(0..arguments.keys)
+        .map(|number| client.put(format!("{LEASED}{number:012}"), &value).lease(lease.id()).into_future())
+        .buffer_unordered(FILL_IN_FLIGHT)
+        .try_for_each(|_| async { Ok(()) })
+        .await
+}
+
+/// Waits until so many keys are left that it is enough; gives the time since `from`.
+async fn wait_until(
+    client: &Client,
+    from: Instant,
+    enough: impl Fn(u64) -> bool,
+) -> anyhow::Result<Duration> {
+    loop {
+        if enough(client.scan_prefix(LEASED).count().await?) {
+            return Ok(from.elapsed());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The times of puts, and how many failed, by kind.
+type Written = (Times, BTreeMap<String, u64>);
+
+/// Writers at work.
+struct Writers {
+    began: Instant,
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<anyhow::Result<Written>>>,
+}
+
+impl Writers {
+    fn begin(arguments: &Expiry, connections: &[Client]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks = (0..arguments.common.clients).zip(connections.iter().cycle()).map(|(number, client)| {
+            let value = value(arguments.common.value_bytes, number.into());
+            let random = SmallRng::seed_from_u64(number.into());
+            tokio::spawn(write(client.clone(), value, random, Arc::clone(&stop)))
+        });
+        Self { began: Instant::now(), tasks: tasks.collect(), stop }
+    }
+
+    async fn end(self, errors: &mut BTreeMap<String, u64>) -> anyhow::Result<Writes> {
+        self.stop.store(true, Ordering::Relaxed);
+        let elapsed = self.began.elapsed();
+        let mut times = Times::new()?;
+        for task in self.tasks {
+            let (its, failed) = task.await??;
+            times.0.add(its.0)?;
+            for (error, count) in failed {
+                *errors.entry(error).or_default() += count;
+            }
+        }
+        Ok(Writes { elapsed, times })
+    }
+}
+
+/// Writes until it is told to stop.
+async fn write(
+    client: Client,
+    value: Bytes,
+    mut random: SmallRng,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Written> {
+    const KEYS: u64 = 100_000;
+    let (mut times, mut errors) = (Times::new()?, BTreeMap::new());
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        match client.put(key(random.random_range(0..KEYS)), &value).await {
+            Ok(_) => times.add(began.elapsed()),
+            Err(error) => *errors.entry(kind(&error)).or_default() += 1,
+        }
+    }
+    Ok((times, errors))
+}
