@@ -87,6 +87,7 @@ mod token;
 mod topology;
 pub mod txn;
 pub mod watch;
+mod watch_channels;
 
 pub use client::Client;
 pub use config::{CONNECT_TIMEOUT_DEFAULT, Config, ENDPOINTS_MAX, TRY_TIMEOUT_DEFAULT};

@@ -1,4 +1,5 @@
-//! A node as this client reaches it: one connection, one pipeline over it, and whether it is worth trying.
+//! A node as this client reaches it: one connection, one pipeline over it, those that watches need beside, and whether it
+//! is worth trying.
 //!
 //! A node that can't be reached, or that let a try time out, is *shunned* for a while, longer with each failure in a row:
 //! requests then go to the other nodes first, and those that would need a new connection to it fail at once instead of
@@ -19,7 +20,11 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{config::Config, pipeline::Pipeline};
+use crate::{
+    config::Config,
+    pipeline::Pipeline,
+    watch_channels::{Seat, WatchChannels},
+};
 
 /// A ping goes out after this long without a sign of life...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,8 +47,7 @@ const SHUN_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Peer {
     address: Arc<str>,
     channel: Channel,
-    /// For watches alone: a slow reader of events must not fill the window of the connection that all else goes over.
-    watch_channel: Channel,
+    watches: WatchChannels,
     connect_timeout: Duration,
     pipeline: ArcSwapOption<Pipeline>,
     /// Held by whoever opens the pipeline: the others wait for the same attempt.
@@ -81,7 +85,7 @@ impl Peer {
         Ok(Self {
             address,
             channel: config.dialer.connect_lazily(&endpoint),
-            watch_channel: config.dialer.connect_lazily(&watch_endpoint),
+            watches: WatchChannels::new(watch_endpoint, config.dialer.clone()),
             connect_timeout: config.connect_timeout,
             pipeline: ArcSwapOption::empty(),
             opening: tokio::sync::Mutex::default(),
@@ -99,9 +103,10 @@ impl Peer {
         ClusterClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// The node's data service, for watches.
-    pub(crate) fn watches(&self) -> KvClient<Channel> {
-        KvClient::new(self.watch_channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    /// The node's data service, for a watch, which keeps the place as long as it goes on.
+    pub(crate) fn watches(&self) -> (KvClient<Channel>, Seat) {
+        let seat = self.watches.seat();
+        (KvClient::new(seat.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX), seat)
     }
 
     /// The pipeline to the node, opened if need be.

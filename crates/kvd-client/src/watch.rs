@@ -46,7 +46,9 @@ use kvd_types::{Error, ErrorKind, Event, Result, Revision};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Streaming;
 
-use crate::{Client, backoff::Backoff, pipeline::describe, range::KeyRange, token::Token};
+use crate::{
+    Client, backoff::Backoff, pipeline::describe, range::KeyRange, token::Token, watch_channels::Seat,
+};
 
 /// How often a watch is told that nothing happens, unless it says otherwise.
 const PROGRESS_DEFAULT: Duration = Duration::from_secs(10);
@@ -259,6 +261,7 @@ struct Follower {
 struct Connection {
     address: Arc<str>,
     answers: Streaming<v1::WatchResponse>,
+    _seat: Seat,
 }
 
 impl Follower {
@@ -356,10 +359,10 @@ async fn connect(watch: &Watch, avoid: &mut Vec<Arc<str>>) -> Result<Connection>
     };
     avoid.push(Arc::clone(&address));
     let peer = core.peer(&address)?;
-    let mut kv = peer.watches();
+    let (mut kv, seat) = peer.watches();
     let patience = core.config.connect_timeout + core.config.try_timeout;
     match timeout(patience, kv.watch(watch.to_wire())).await {
-        Ok(Ok(answers)) => Ok(Connection { address, answers: answers.into_inner() }),
+        Ok(Ok(answers)) => Ok(Connection { address, answers: answers.into_inner(), _seat: seat }),
         Ok(Err(status)) => Err(watch_error(&address, &status)),
         Err(_elapsed) => Err(Error::unavailable(format!("node {address}: no answer in time"))),
     }
