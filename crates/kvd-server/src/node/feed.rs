@@ -7,20 +7,24 @@
 //!
 //! # The approach
 //! A *feed* follows the changes of a shard while anybody watches: it reads them from this node's replica as they are applied,
-//! or else from another node's. It keeps the last of them in a ring, and for each watcher a *cursor*: up to which revision it
-//! has been told. A change that doesn't concern a watcher moves its cursor and nothing else; one that does marks it as
-//! *behind* and wakes it. Then it takes what the ring has after its cursor, or, if the ring has moved on, reads from history
-//! itself. So what a watcher takes is some words, however slow it is, and the writes know of none.
+//! or else from another node's. It keeps the last of them in a ring. A watcher that waits for nothing has been told of all that
+//! the ring has had, and costs nothing as more comes. A change that concerns it (see [`index`]) marks it as *behind*, notes up
+//! to which revision it has been told, its *cursor*, and wakes it. Then it takes what the ring has after its cursor, or, if
+//! the ring has moved on, reads from history itself. So what a watcher takes is some words, however slow it is, and the writes
+//! know of none.
 //!
 //! About once a second the feed has the leader confirm up to where the changes are complete: without that, a watcher is not
 //! told that all is well. With the same question it asks to keep what the slowest watcher still needs.
 //!
 //! # Invariants
 //! - The ring has all changes after [`Ring::after`] and up to [`Ring::upto`].
+//! - A watcher that isn't behind has been told of all that concerns it up to [`Ring::upto`] and to its cursor.
 //! - A cursor moves over changes only when they were taken, or don't concern its watcher.
 //!
 //! # What is bounded
 //! The ring, in changes and bytes. A watcher that takes nothing of what concerns it for [`SLOW_MAX`] is *cut*.
+
+mod index;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -40,6 +44,7 @@ use kvd_types::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+use self::index::Index;
 use super::Node;
 
 /// Changes that a ring keeps.
@@ -73,6 +78,8 @@ struct Ring {
     /// Since when at least the changes are known to be complete up to `upto`.
     confirmed_at: Option<Instant>,
     watchers: BTreeMap<u64, Watcher>,
+    /// What they watch.
+    index: Index,
     next_id: u64,
 }
 
@@ -85,6 +92,8 @@ struct Ringed {
 /// Whom a feed wakes.
 struct Watcher {
     interest: Arc<Interest>,
+    /// Up to where it has been told, or there was nothing to tell. While nothing waits for it the ring is ahead of this, and
+    /// has had nothing for it since.
     cursor: Revision,
     /// Since when something waits for it.
     behind_since: Option<Instant>,
@@ -172,6 +181,7 @@ impl Feed {
             upto,
             confirmed_at: None,
             watchers: BTreeMap::new(),
+            index: Index::default(),
             next_id: 0,
         };
         Self { shard, ring: Mutex::new(ring), want_previous: AtomicUsize::new(0) }
@@ -189,6 +199,7 @@ impl Feed {
             let behind_since = (after < ring.upto).then(Instant::now);
             let watcher = Watcher { interest: Arc::clone(&interest), cursor: after, behind_since };
             ring.watchers.insert(id, watcher);
+            ring.index.insert(id, &interest.start, &interest.end);
             id
         };
         interest.woken.notify_one();
@@ -248,21 +259,17 @@ impl Feed {
 impl Ring {
     /// Takes changes in, and wakes those whom they concern.
     fn push(&mut self, changes: Changes, has_previous: bool) {
-        // By key, so that each of thousands finds at once what concerns it, or that nothing does.
-        let mut by_key: Vec<&Event> = changes.events.iter().collect();
-        by_key.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        for watcher in self.watchers.values_mut() {
-            if watcher.behind_since.is_some() {
-                continue;
-            }
-            let first = by_key.partition_point(|event| *event.key.as_bytes() < *watcher.interest.start);
-            let inside = by_key.iter().skip(first);
-            let mut inside = inside.take_while(|event| watcher.interest.covers(event.key.as_bytes()));
-            if inside.any(|event| event.revision > watcher.cursor && watcher.interest.wants(event)) {
-                watcher.behind_since = Some(Instant::now());
-                watcher.interest.woken.notify_one();
-            } else {
-                watcher.cursor = changes.upto.max(watcher.cursor);
+        let (now, before) = (Instant::now(), self.upto);
+        for event in &changes.events {
+            for id in self.index.of(event.key.as_bytes()) {
+                let waits = |watcher: &&mut Watcher| {
+                    watcher.behind_since.is_none()
+                        && event.revision > watcher.cursor
+                        && watcher.interest.wants(event)
+                };
+                if let Some(watcher) = self.watchers.get_mut(&id).filter(waits) {
+                    watcher.fall_behind(before, now);
+                }
             }
         }
         self.upto = changes.upto.max(self.upto);
@@ -287,11 +294,11 @@ impl Ring {
     fn skip_to(&mut self, oldest: Revision) {
         self.events.clear();
         self.bytes = 0;
+        let (now, before) = (Instant::now(), self.upto);
         self.upto = self.upto.max(oldest);
         self.after = self.upto;
         for watcher in self.watchers.values_mut() {
-            watcher.behind_since.get_or_insert_with(Instant::now);
-            watcher.interest.woken.notify_one();
+            watcher.fall_behind(before, now);
         }
     }
 
@@ -311,6 +318,17 @@ impl Ring {
     }
 }
 
+impl Watcher {
+    /// Something waits for it that came after the ring had reached a revision.
+    fn fall_behind(&mut self, ring_upto: Revision, now: Instant) {
+        if self.behind_since.is_none() {
+            self.cursor = self.cursor.max(ring_upto);
+            self.behind_since = Some(now);
+        }
+        self.interest.woken.notify_one();
+    }
+}
+
 impl Subscription {
     /// The shard.
     pub(super) fn shard(&self) -> ShardId {
@@ -319,7 +337,9 @@ impl Subscription {
 
     /// Up to where its watcher has been told, or there was nothing to tell.
     pub(super) fn cursor(&self) -> Revision {
-        self.feed.ring.lock().watchers.get(&self.id).map(|watcher| watcher.cursor).unwrap_or_default()
+        let ring = self.feed.ring.lock();
+        let Some(watcher) = ring.watchers.get(&self.id) else { return Revision::ZERO };
+        if watcher.behind_since.is_some() { watcher.cursor } else { watcher.cursor.max(ring.upto) }
     }
 
     /// Whether nothing waits for the watcher, and the changes were complete at that time or later.
@@ -375,7 +395,11 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.feed.ring.lock().watchers.remove(&self.id);
+        {
+            let mut ring = self.feed.ring.lock();
+            ring.watchers.remove(&self.id);
+            ring.index.remove(self.id, &self.interest.start, &self.interest.end);
+        }
         if self.interest.want_previous {
             self.feed.want_previous.fetch_sub(1, Ordering::Relaxed);
         }
