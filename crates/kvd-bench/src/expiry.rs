@@ -1,7 +1,8 @@
 //! `expiry`: how long it takes until the keys of a lease that lapsed are gone, and what writers feel of it.
 //!
 //! All keys hang on one lease, so that all of them are due at the same moment: the worst case. Writers of other keys work
-//! before the lease lapses, and until no key of it is left; their times are told apart.
+//! before the lease lapses, and until no key of it is left; their times are told apart. A watcher of the keys tells when they go:
+//! counting them again and again would be a load of its own.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kvd_client::{Client, KeptLease};
+use kvd_client::{Client, KeptLease, WatchStream};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
@@ -25,8 +26,6 @@ use crate::{
 
 /// The prefix of the keys that hang on the lease: none of those that are written.
 const LEASED: &str = "bench-leased-";
-/// Between two looks at how many keys are left.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// The figures.
 #[derive(Debug)]
@@ -65,11 +64,15 @@ pub(crate) async fn run(arguments: &Expiry) -> anyhow::Result<Report> {
     let mut errors = BTreeMap::new();
     let before = writers.end(&mut errors).await?;
 
+    let mut gone = client.watch_prefix(LEASED).no_puts().stream();
+    gone.started().await?;
     let writers = Writers::begin(arguments, &connections);
     drop(lease);
     let dropped = Instant::now();
-    let until_first = wait_until(client, dropped, |left| left < arguments.keys).await?;
-    let until_none = wait_until(client, dropped, |left| left == 0).await?.saturating_sub(until_first);
+    let first = count(&mut gone, 1).await?;
+    let until_first = dropped.elapsed();
+    count(&mut gone, arguments.keys.saturating_sub(first)).await?;
+    let until_none = dropped.elapsed().saturating_sub(until_first);
     let during = writers.end(&mut errors).await?;
     for client in connections {
         client.close().await;
@@ -95,18 +98,14 @@ async fn fill(client: &Client, arguments: &Expiry, lease: &KeptLease) -> kvd_cli
         .await
 }
 
-/// Waits until so many keys are left that it is enough; gives the time since `from`.
-async fn wait_until(
-    client: &Client,
-    from: Instant,
-    enough: impl Fn(u64) -> bool,
-) -> anyhow::Result<Duration> {
-    loop {
-        if enough(client.scan_prefix(LEASED).count().await?) {
-            return Ok(from.elapsed());
-        }
-        tokio::time::sleep(LOOK).await;
+/// Waits until so many more keys are gone, or some more than that; gives how many.
+async fn count(gone: &mut WatchStream, keys: u64) -> anyhow::Result<u64> {
+    let mut counted = 0;
+    while counted < keys {
+        let item = gone.try_next().await?.context("the watch has ended")?;
+        counted += u64::try_from(item.events.len())?;
     }
+    Ok(counted)
 }
 
 /// The times of puts, and how many failed, by kind.

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A lease lasts for its time to live after each keep-alive, in time for which its shard is led: while there is no leader, it
-//! doesn't end.
+//! doesn't end. When it ends its keys go; where a shard has thousands of them, a part after the other.
 
 use std::{collections::VecDeque, future::IntoFuture, sync::Arc, time::Duration};
 

@@ -141,7 +141,7 @@ impl ShardMachine {
             // Told before anything goes: whoever reads looks again when it has read.
             self.publish();
         }
-        self.expire(clock, &mut pending)?;
+        self.expire(clock, proposal.commands.len(), &mut pending)?;
         let outcomes = proposal
             .commands
             .iter()

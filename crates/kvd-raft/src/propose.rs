@@ -8,8 +8,9 @@
 //! overloaded, at once and unapplied. A command whose caller has gone away is still proposed: it may be one of a batch.
 //!
 //! Each entry says what its leader knows of time (see [`crate::pace`]); where something is due, or is to be forgotten, an
-//! entry without commands says it. A reader that wants the shard as of a revision asks here, because here is known what is
-//! in flight: what was proposed before may still get that revision, so it is waited for.
+//! entry without commands says it, at a pace that leaves room for the writes. A reader that wants the shard as of a revision
+//! asks here, because here is known what is in flight: what was proposed before may still get that revision, so it is waited
+//! for.
 //!
 //! Only openraft's "forward to leader" says that an entry was not appended. After every other failure the outcome is
 //! unknown, and the caller is told so.
@@ -51,6 +52,11 @@ use crate::{
 
 /// How long a refused caller should wait: about what a full queue takes to drain.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// After an entry that was made because the time had come there is no other such one for so many times as long as that
+/// took, so that what expires, or is to be forgotten, leaves most of a busy machine to the writes.
+const TICK_REST_FACTOR: u32 = 3;
+/// But for so long at most: the age is to be committed.
+const TICK_REST_MAX: Duration = Duration::from_millis(250);
 
 /// Where a group's commands wait.
 #[derive(Clone, Debug)]
@@ -123,7 +129,9 @@ struct Entries {
     /// The first one that has the ceiling as it stands.
     with_ceiling: u64,
     /// The one that was made because the time had come.
-    tick: Option<u64>,
+    tick: Option<(u64, Instant)>,
+    /// Until then there is to be no other one.
+    rests_until: Option<Instant>,
     /// Readers: each waits for all entries up to a number.
     readers: VecDeque<(u64, oneshot::Sender<Result<()>>)>,
 }
@@ -236,7 +244,7 @@ impl Proposer {
                 },
                 () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
                     let number = self.entries.begin();
-                    self.entries.tick = Some(number);
+                    self.entries.tick = Some((number, Instant::now()));
                     in_flight.push(self.entry(number, Vec::new(), Vec::new()));
                 }
                 Ok(()) = leadership.changed() => {}
@@ -377,7 +385,8 @@ impl Proposer {
         let now = self.now();
         let (pace, stats) = self.leading(now)?;
         let wait_ms = pace.next_tick_ms(&stats)?.saturating_sub(pace.age_ms(now));
-        Some(Instant::now() + Duration::from_millis(wait_ms))
+        let wanted = Instant::now() + Duration::from_millis(wait_ms);
+        Some(self.entries.rests_until.map_or(wanted, |rests_until| wanted.max(rests_until)))
     }
 
     fn now(&self) -> Reading {
@@ -402,8 +411,9 @@ impl Entries {
 
     fn ended(&mut self, number: u64, outcome: Result<()>) {
         self.open.remove(&number);
-        if self.tick == Some(number) {
-            self.tick = None;
+        if let Some((_, began)) = self.tick.take_if(|(tick, _)| *tick == number) {
+            let rest = (began.elapsed() * TICK_REST_FACTOR).min(TICK_REST_MAX);
+            self.rests_until = Some(Instant::now() + rest);
         }
         if let Err(error) = outcome {
             // Leadership is lost, most likely, and what will become of the others can't be told.

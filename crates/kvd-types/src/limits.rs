@@ -52,8 +52,11 @@ pub const LEASES_MAX: usize = 1_000_000;
 pub const LEASE_TTL_MIN: Duration = Duration::from_secs(2);
 /// The longest time to live of a lease or key.
 pub const TTL_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
-/// Keys, leases and ended leases that one log entry looks at because their time is over.
+/// Keys, leases and ended leases that one log entry looks at because their time is over, if it has no commands.
 pub const EXPIRED_PER_ENTRY_MAX: usize = 64;
+/// One that has commands looks at as many as it has, so that what expires takes no more of the machine than what is written;
+/// but at so many at least.
+pub const EXPIRED_PER_ENTRY_MIN: usize = 4;
 /// How long a shard remembers that a lease has ended, by its age.
 pub const ENDED_LEASE_KEPT: Duration = Duration::from_secs(3600);
 

@@ -1,7 +1,8 @@
 //! What is due by the shard's age: keys lapse, leases end, ended ones are forgotten.
 //!
 //! All of it stands in one order, by age, so an entry looks at nothing but what is due; and it takes only so much of that,
-//! the rest being left for the entries that follow. Somebody has to propose them: whoever leads looks at
+//! the rest being left for the entries that follow: about as much as it has commands, so that a million keys that lapse at once
+//! don't stop the writes. Somebody has to propose them: whoever leads looks at
 //! [`ShardStats::next_due_ms`], and proposes an entry without commands when its time has come.
 //!
 //! [`ShardStats::next_due_ms`]: super::ShardStats::next_due_ms
@@ -9,7 +10,7 @@
 use bytes::Bytes;
 use kvd_types::{
     Revision,
-    limits::{DELETE_STEP_BYTES_MAX, EXPIRED_PER_ENTRY_MAX},
+    limits::{DELETE_STEP_BYTES_MAX, EXPIRED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MIN},
 };
 
 use super::{ShardMachine, keys::size_bytes, pending::Pending};
@@ -20,12 +21,21 @@ use crate::{
 
 impl ShardMachine {
     /// Lets an entry's share of what is due happen.
-    pub(super) fn expire(&mut self, clock: Revision, pending: &mut Pending) -> Result<(), Error> {
+    pub(super) fn expire(
+        &mut self,
+        clock: Revision,
+        commands: usize,
+        pending: &mut Pending,
+    ) -> Result<(), Error> {
         if self.next_due_ms.is_none_or(|at_age_ms| at_age_ms > self.age_ms) {
             return Ok(());
         }
         let end = self.age_ms.checked_add(1).map_or_else(rows::due_end, rows::due_start);
-        let (found, _) = pending.first(&rows::due_start(0), &end, EXPIRED_PER_ENTRY_MAX)?;
+        let share = match commands {
+            0 => EXPIRED_PER_ENTRY_MAX,
+            _ => commands.clamp(EXPIRED_PER_ENTRY_MIN, EXPIRED_PER_ENTRY_MAX),
+        };
+        let (found, _) = pending.first(&rows::due_start(0), &end, share)?;
         let revision = self.next_revision(clock);
         let mut bytes = 0_u64;
         for (row, _) in found {

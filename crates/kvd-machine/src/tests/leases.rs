@@ -2,7 +2,7 @@
 
 use kvd_types::{
     Command, LeaseCommand, LeaseId, LeaseOutcome, Lifetime, Outcome, Proposal, Revision, ShardId, WriteOp,
-    limits::{ENDED_LEASE_KEPT, EXPIRED_PER_ENTRY_MAX},
+    limits::{ENDED_LEASE_KEPT, EXPIRED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MIN},
     operation::ChangesPage,
     outcome::Refusal,
 };
@@ -82,6 +82,20 @@ fn many_keys_lapse_an_entrys_share_at_a_time() {
     }
     let share = EXPIRED_PER_ENTRY_MAX as u64;
     assert_eq!(left, [2 * share + 1, share + 1, 1, 0]);
+}
+
+#[test]
+fn what_lapses_takes_no_more_of_an_entry_than_its_commands_do() {
+    let mut replica = Replica::new(SHARD);
+    let count = 2 * EXPIRED_PER_ENTRY_MAX;
+    let puts = (0..count).map(|i| once(lasting(Lifetime::Ttl(10), put(&format!("k{i}"), "v")))).collect();
+    at_age(&mut replica, 0, puts);
+    for commands in [1, EXPIRED_PER_ENTRY_MIN, EXPIRED_PER_ENTRY_MIN + 3, EXPIRED_PER_ENTRY_MAX + 9] {
+        let before = replica.shard().reader().stats().keys;
+        at_age(&mut replica, 10, vec![once(delete("nothing")); commands]);
+        let lapsed = before - replica.shard().reader().stats().keys;
+        assert_eq!(lapsed, commands.clamp(EXPIRED_PER_ENTRY_MIN, EXPIRED_PER_ENTRY_MAX) as u64);
+    }
 }
 
 #[test]

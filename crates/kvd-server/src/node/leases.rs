@@ -6,14 +6,15 @@
 //!
 //! # The approach
 //! Whoever leads the home looks, a few times a second, which leases end. Each shard that may have keys of one is told, step by
-//! step, until it has none left; then the home is told, which forgets the shard and, after the last one, the lease. All of
+//! step, until it has none left: the first step is large enough for most leases, and between the others there is a rest, so
+//! that what is left of the machine goes to those who write. Then the home is told, which forgets the shard and, after the last one, the lease. All of
 //! that are commands that may be repeated: a leader that dies leaves it to the next one, from where the home's rows stand.
 //!
 //! # What is bounded
 //! Leases and shards that are told at once, keys that go in one step, and the time for each. A shard without a leader is asked
 //! again with the next look, and holds nobody else up for longer than [`TELL_TIMEOUT`].
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use kvd_machine::LeaseView;
@@ -35,6 +36,12 @@ const ENDING_AT_ONCE: usize = 256;
 const TOLD_AT_ONCE: usize = 32;
 /// How long one step may take.
 const TELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Keys that go in a step after the first one, of which so many go as a step may remove.
+const FURTHER_STEP_KEYS: u32 = 128;
+/// Between two steps there is a rest of so many times as long as the first of them took: it takes longer while others write.
+const REST_FACTOR: u32 = 8;
+/// The shortest rest, and the longest.
+const REST: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
 
 impl Node {
     /// Tells of the end of leases until the node stops.
@@ -82,7 +89,15 @@ impl Node {
 
     /// Has a shard let a lease's keys go, and tells the home.
     async fn tell_of_end(&self, home: ShardId, lease: LeaseId, holder: ShardId) -> Result<()> {
-        while self.tell(holder, lease, Tell::Detach(DELETE_STEP_KEYS_MAX)).await?.more {}
+        let mut keys = DELETE_STEP_KEYS_MAX;
+        loop {
+            let began = Instant::now();
+            if !self.tell(holder, lease, Tell::Detach(keys)).await?.more {
+                break;
+            }
+            tokio::time::sleep((began.elapsed() * REST_FACTOR).clamp(*REST.start(), *REST.end())).await;
+            keys = FURTHER_STEP_KEYS;
+        }
         self.tell(home, lease, Tell::Detached(holder)).await.map(drop)
     }
 
