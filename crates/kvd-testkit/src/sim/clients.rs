@@ -138,12 +138,21 @@ impl Clients {
         for process in processes {
             let shared = Arc::clone(&self);
             let number = Process(u32::try_from(process).unwrap_or(u32::MAX));
-            let recording = RecordingClient::new(client.clone(), self.recorder.clone(), number);
+            let kind = self.mix.get(process % PROCESSES_MAX).copied().unwrap_or(Kind::Registers);
+            // A session of its own: in a shared one each write of the others is seen too, and what was read hides behind it.
+            let (client, number_of_client) = match kind {
+                Kind::Stale => match self.connect().await {
+                    Some(client) => (client, self.records.new_client()),
+                    None => break,
+                },
+                _ => (client.clone(), number_of_client),
+            };
+            let recording = RecordingClient::new(client, self.recorder.clone(), number);
             let seed = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
             let witness = Arc::clone(&witness);
             let working = Working::begin(&self);
             let person = Person {
-                kind: self.mix.get(process % PROCESSES_MAX).copied().unwrap_or(Kind::Registers),
+                kind,
                 process,
                 client: number_of_client,
                 records: Arc::clone(&self.records),

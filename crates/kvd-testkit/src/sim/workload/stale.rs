@@ -1,10 +1,11 @@
 //! Reads that ask for less than the latest, and get what they ask for: in a session, bounded, from any replica as it is; and
-//! reads that ask for the latest of whoever has it: a follower, or a leader that trusts its lease.
+//! reads that ask for the latest of whoever has it: a follower, or a leader that trusts its lease. A few of them follow each other
+//! on the same key: what one has shown the next may not take back.
 
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use kvd_client::{Client, Consistency, Result};
+use kvd_client::{Client, Consistency, Key, Result};
 use rand::{RngExt as _, rngs::StdRng};
 
 use super::{
@@ -17,6 +18,10 @@ use crate::{
     sim::records::Records,
 };
 
+/// How often it writes: seldom, so that what its session has seen is mostly what others have written.
+const WRITES: f64 = 0.1;
+/// How often a key is read in a row, at most.
+const READS_IN_A_ROW_MAX: usize = 4;
 /// The bound of a bounded read.
 const BOUNDS_MS: [u64; 4] = [0, 200, 1000, 3000];
 
@@ -30,11 +35,18 @@ impl Stale {
     }
 
     async fn act(&mut self, client: &Client, rng: &mut StdRng) -> Result<()> {
-        if rng.random_bool(0.3) {
+        if rng.random_bool(WRITES) {
             return self.writer.write(client, rng).await;
         }
-        let Writer { records, process, client: number, .. } = &self.writer;
         let key = moments::any(rng)?;
+        for _ in 0..rng.random_range(1..=READS_IN_A_ROW_MAX) {
+            self.read(client, key.clone(), rng).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, client: &Client, key: Key, rng: &mut StdRng) -> Result<()> {
+        let Writer { records, process, client: number, .. } = &self.writer;
         let bound = Duration::from_millis(
             BOUNDS_MS.get(rng.random_range(0..BOUNDS_MS.len())).copied().unwrap_or_default(),
         );
