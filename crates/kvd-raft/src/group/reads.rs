@@ -53,7 +53,12 @@ impl Group {
     ) -> Result<ReadPoint> {
         // A shard that has had later writes gives that revision to none: nothing has to be waited for.
         if let Some(at) = at.filter(|&at| at > self.stats().last_revision) {
-            let shown = self.0.proposals.show(at, is_vouched_for).await;
+            let mut shown = self.0.proposals.show(at, is_vouched_for).await;
+            if shown.as_ref().is_err_and(|error| error.kind == ErrorKind::InvalidArgument) {
+                // A leader may have been elected before it has applied that the revision was shown.
+                self.read_barrier().await?;
+                shown = self.0.proposals.show(at, is_vouched_for).await;
+            }
             shown.map_err(|error| self.with_leader(error))?;
         }
         // Not before: what is refused pins nothing.

@@ -6,18 +6,54 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use kvd_types::ErrorKind;
+use kvd_types::{ErrorKind, Revision};
 
-use super::harness::{Network, Node, leader, put, until, value};
+use super::harness::{Network, Node, PATIENCE, leader, put, until, value};
 use crate::state::DrainOptions;
+
+fn stands_still() -> DrainOptions {
+    let never = Duration::from_secs(3600);
+    DrainOptions { rows: usize::MAX, interval: never, memory_rows_max: 0, ..DrainOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_has_not_applied_that_a_revision_was_shown_does_not_call_it_the_future() {
+    let network = Network::default();
+    let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, &network)).collect();
+    nodes[2].drain = stands_still();
+    let founders: Vec<_> = nodes.iter().map(Node::replica).collect();
+    let mut groups = Vec::new();
+    for node in &nodes {
+        groups.push(node.open().await);
+    }
+    for group in &groups {
+        group.initialize(&founders).await.unwrap();
+    }
+    let lagging = groups[2].clone();
+    let (place, mut old) = leader(&groups).await;
+    if place == 2 {
+        until("another has caught up", || old.members().is_caught_up(founders[0].id)).await;
+        old.transfer_leader(founders[0].id, PATIENCE).await.unwrap();
+        (_, old) = leader(&groups[..2]).await;
+    }
+    old.propose(put("key", "fills the memory")).await.unwrap();
+    until("it is applied", || value(&lagging, "key").is_some()).await;
+    let now = old.read_point(None, None, false).await.unwrap().last_revision;
+    let shown = Revision::from_unix_ms(now.unix_ms() + 3_600_000);
+    old.read_point(Some(shown), None, true).await.unwrap();
+
+    until("its log has all of it", || old.members().is_caught_up(lagging.replica())).await;
+    old.transfer_leader(lagging.replica(), PATIENCE).await.unwrap();
+    until("it knows that it leads", || lagging.leadership().is_self).await;
+    let refused = lagging.read_point(Some(shown), None, false).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused}");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_is_not_answered_before_what_is_committed_is_applied() {
     let network = Network::default();
     let mut node = Node::new(1, &network);
-    let never = Duration::from_secs(3600);
-    node.drain =
-        DrainOptions { rows: usize::MAX, interval: never, memory_rows_max: 0, ..DrainOptions::default() };
+    node.drain = stands_still();
     let opened = node.open().await;
     opened.initialize(&[node.replica()]).await.unwrap();
     let (_, group) = leader(&[opened]).await;
