@@ -26,6 +26,12 @@ pub fn kvctl() -> PathBuf {
     DIRECTORY.join("kvctl")
 }
 
+/// The path of `kvd-bench`.
+#[must_use]
+pub fn kvd_bench() -> PathBuf {
+    DIRECTORY.join("kvd-bench")
+}
+
 /// Has cargo build them where this test was built, with the same profile, unless they are there and newer than all
 /// sources: a test of old ones would be worse than none. Cargo isn't asked in vain, because with fewer packages to
 /// build it chooses other features of what they depend on, and builds that all anew.
@@ -53,6 +59,8 @@ fn build() -> PathBuf {
             "kvd-server",
             "-p",
             "kvctl",
+            "-p",
+            "kvd-bench",
             "--profile",
             profile,
         ])
@@ -62,18 +70,18 @@ fn build() -> PathBuf {
         .output()
         .expect("cargo can be run");
     let said = String::from_utf8_lossy(&built.stderr);
-    assert!(built.status.success(), "kvd and kvctl can't be built:\n{said}");
+    assert!(built.status.success(), "the programs can't be built:\n{said}");
     profile_dir
 }
 
-/// Whether both programs are newer than everything that they are made of.
+/// Whether the programs are newer than everything that they are made of.
 fn is_up_to_date(profile_dir: &Path) -> io::Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut newest = fs::metadata(root.join("Cargo.lock"))?.modified()?;
     for dir in ["crates", "proto"] {
         newest = newest.max(newest_in(&root.join(dir))?);
     }
-    for program in ["kvd", "kvctl"] {
+    for program in ["kvd", "kvctl", "kvd-bench"] {
         if fs::metadata(profile_dir.join(program))?.modified()? <= newest {
             return Ok(false);
         }

@@ -42,7 +42,7 @@ mod process;
 mod turn;
 mod wait;
 
-pub use binaries::{kvctl, kvd};
+pub use binaries::{kvctl, kvd, kvd_bench};
 pub use cluster::{Builder, Cluster};
 pub use http::{Answer, request};
 pub use ledger::{Ledger, Record, Writers};

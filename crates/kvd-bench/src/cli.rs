@@ -1,9 +1,14 @@
 //! The verbs and flags.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvd_client::{Client, Config};
+
+use crate::target::{Reach, Target};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -18,6 +23,8 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     /// Make requests from many clients at once, and say how many were answered and how fast
     Run(Run),
+    /// Start kvd and etcd on this machine, make the same requests of each in turn, and say how they compare
+    Compare(Compare),
     /// Write without pause, and say how long no write was acknowledged
     Gap(Gap),
     /// Scan what `run` has written, and say how fast the rows come
@@ -62,6 +69,12 @@ impl Common {
         }
         Ok(clients)
     }
+
+    /// The same, for any target.
+    pub(crate) fn reach<'a>(&'a self, data_dir: &'a Path) -> Reach<'a> {
+        let timeout = Duration::from_millis(self.timeout_ms);
+        Reach { endpoints: &self.endpoints, connections: self.connections, timeout, data_dir }
+    }
 }
 
 /// `run`.
@@ -69,6 +82,9 @@ impl Common {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) common: Common,
+    /// What the requests are made of
+    #[arg(long, value_enum, default_value_t = Target::Kvd)]
+    pub(crate) target: Target,
     /// What the clients ask for
     #[arg(long, value_enum, default_value_t = Workload::Put)]
     pub(crate) workload: Workload,
@@ -87,6 +103,44 @@ pub(crate) struct Run {
     /// Requests to make in place of a duration
     #[arg(long)]
     pub(crate) operations: Option<u64>,
+    /// Where the file of `--target log` goes for as long as the run takes
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// `compare`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Compare {
+    /// Keys, drawn evenly
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keys: u64,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 256)]
+    pub(crate) value_bytes: usize,
+    /// How often everything is measured, kvd and its peers in turn
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) duration: u64,
+    /// The short form, to see that it works: less of everything, so its figures say little
+    #[arg(long, conflicts_with_all = ["keys", "rounds", "duration"])]
+    pub(crate) short: bool,
+    /// Connections that the clients share
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) connections: u32,
+    /// The `kvd` to start: the one beside this program, unless it is named
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kvd: Option<PathBuf>,
+    /// The `etcd` to start
+    #[arg(long, value_name = "FILE", default_value = "etcd")]
+    pub(crate) etcd: PathBuf,
+    /// Where all data goes for as long as this takes. It must be on the disk that is to be measured
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// How the figures look
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
 }
 
 /// `gap`.
@@ -160,6 +214,19 @@ pub(crate) enum Workload {
     Txn,
     /// Keep-alives of leases, as many as there are keys
     KeepAlive,
+}
+
+impl Workload {
+    /// What it is called in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Mixed => "mixed",
+            Self::Txn => "txn",
+            Self::KeepAlive => "keep-alive",
+        }
+    }
 }
 
 /// How the figures look.

@@ -21,7 +21,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     cli::Expiry,
-    load::{FILL_IN_FLIGHT, Times, key, kind, value},
+    load::{FILL_IN_FLIGHT, Times, key, value},
+    target::kind,
 };
 
 /// The prefix of the keys that hang on the lease: none of those that are written.

@@ -15,10 +15,7 @@ use anyhow::{Context as _, bail};
 use kvd_client::{Client, ShardId};
 use tokio::sync::Mutex;
 
-use crate::{
-    cli::Gap,
-    load::{kind, value},
-};
+use crate::{cli::Gap, load::value, target::kind};
 
 /// Keys that are located in search of one for each shard.
 const SEARCH_KEYS_MAX: u32 = 100_000;

@@ -9,14 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{anyhow, ensure};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
-use kvd_client::{Client, Compare, LeaseId, Put, Result, TxnOp};
+use kvd_client::LeaseId;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-use crate::cli::{Run, Workload};
+use crate::{
+    cli::{Run, Workload},
+    target::{Connection, Failure, Target},
+};
 
 /// The longest time that is told apart, in microseconds. Longer ones count as this.
 const TIME_MICROS_MAX: u64 = 120_000_000;
@@ -102,34 +105,70 @@ impl Until {
     }
 }
 
-/// Makes the requests.
+/// What the clients do.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) workload: Workload,
+    pub(crate) clients: u32,
+    pub(crate) keys: u64,
+    pub(crate) value_bytes: usize,
+    /// Time to live of what is put.
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) stop: Stop,
+}
+
+/// When they stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stop {
+    After(Duration),
+    Operations(u64),
+}
+
+/// Makes the requests of a command line.
 pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
-    let connections = arguments.common.connect().await?;
-    if arguments.fill
-        && let Some(client) = connections.first()
-    {
-        fill(client, arguments).await.context("the keys could not be written before the run")?;
+    let Run { common, target, workload, .. } = arguments;
+    ensure!(target.serves(*workload), "{} has no requests of that kind", target.name());
+    ensure!(*target == Target::Kvd || arguments.ttl_ms.is_none(), "only kvd's puts have a time to live");
+    let connections = target.connect(&common.reach(&arguments.data_dir)).await?;
+    let load = Load {
+        workload: *workload,
+        clients: common.clients,
+        keys: arguments.keys,
+        value_bytes: common.value_bytes,
+        ttl: arguments.ttl_ms.map(Duration::from_millis),
+        stop: arguments
+            .operations
+            .map_or(Stop::After(Duration::from_secs(arguments.duration)), Stop::Operations),
+    };
+    if arguments.fill {
+        fill(&connections, &load).await?;
     }
-    let leases = if arguments.workload == Workload::KeepAlive {
-        grant(&connections, arguments.keys).await.context("the leases could not be granted")?
-    } else {
-        Vec::new()
+    let report = measure(&connections, &load).await?;
+    for connection in connections {
+        connection.close().await;
+    }
+    Ok(report)
+}
+
+/// Makes the requests of a load, and takes their times.
+pub(crate) async fn measure(connections: &[Connection], load: &Load) -> anyhow::Result<Report> {
+    let leases = match load.workload {
+        Workload::KeepAlive => grant(connections, load.keys).await?,
+        _ => Vec::new(),
     };
     let leases = Arc::new(leases);
     let started = Instant::now();
-    let until = match arguments.operations {
-        Some(operations) => Until::Left(Arc::new(AtomicU64::new(operations))),
-        None => Until::Time(started + Duration::from_secs(arguments.duration)),
+    let until = match load.stop {
+        Stop::Operations(operations) => Until::Left(Arc::new(AtomicU64::new(operations))),
+        Stop::After(time) => Until::Time(started + time),
     };
     let mut tasks = Vec::new();
-    for (number, client) in (0..arguments.common.clients).zip(connections.iter().cycle()) {
+    for (number, connection) in (0..load.clients).zip(connections.iter().cycle()) {
         let one = One {
-            client: client.clone(),
-            workload: arguments.workload,
-            keys: arguments.keys,
+            connection: connection.clone(),
+            load: load.clone(),
             leases: Arc::clone(&leases),
-            ttl_ms: arguments.ttl_ms,
-            value: value(arguments.common.value_bytes, number.into()),
+            value: value(load.value_bytes, number.into()),
             random: SmallRng::seed_from_u64(number.into()),
             until: until.clone(),
         };
@@ -140,42 +179,27 @@ pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
         counts.merge(task.await??)?;
     }
     let elapsed = started.elapsed();
-    for client in connections {
-        client.close().await;
-    }
-    Ok(Report {
-        workload: arguments.workload,
-        clients: arguments.common.clients,
-        value_bytes: arguments.common.value_bytes,
-        elapsed,
-        times: counts.times,
-        errors: counts.errors,
-    })
+    let (workload, clients, value_bytes) = (load.workload, load.clients, load.value_bytes);
+    Ok(Report { workload, clients, value_bytes, elapsed, times: counts.times, errors: counts.errors })
 }
 
-async fn fill(client: &Client, arguments: &Run) -> Result<()> {
-    let value = value(arguments.common.value_bytes, 0);
-    stream::iter(0..arguments.keys)
-        .map(|number| put(client, number, &value, arguments.ttl_ms).into_future())
+/// Writes each key once.
+pub(crate) async fn fill(connections: &[Connection], load: &Load) -> anyhow::Result<()> {
+    let value = &value(load.value_bytes, 0);
+    stream::iter((0..load.keys).zip(connections.iter().cycle()))
+        .map(|(number, connection)| connection.put(number, value, load.ttl))
         .buffer_unordered(FILL_IN_FLIGHT)
-        .try_for_each(|_| async { Ok(()) })
+        .try_for_each(|()| async { Ok(()) })
         .await
-}
-
-fn put(client: &Client, number: u64, value: &Bytes, ttl_ms: Option<u64>) -> Put {
-    let put = client.put(key(number), value);
-    match ttl_ms {
-        Some(ttl_ms) => put.ttl(Duration::from_millis(ttl_ms)),
-        None => put,
-    }
+        .map_err(|failure| anyhow!("the keys could not be written before the run: {failure}"))
 }
 
 /// So many leases, which last for the run.
-async fn grant(connections: &[Client], count: u64) -> Result<Vec<LeaseId>> {
-    const TTL: Duration = Duration::from_secs(3600);
-    let granted = stream::iter((0..count).zip(connections.iter().cycle()))
-        .map(|(_, client)| async move { Ok(client.grant_lease(TTL).await?.id()) });
-    granted.buffer_unordered(FILL_IN_FLIGHT).try_collect().await
+async fn grant(connections: &[Connection], count: u64) -> anyhow::Result<Vec<LeaseId>> {
+    let granted = stream::iter((0..count).zip(connections.iter().cycle()));
+    let granted = granted.map(|(_, connection)| connection.grant());
+    let granted: Result<_, Failure> = granted.buffer_unordered(FILL_IN_FLIGHT).try_collect().await;
+    granted.map_err(|failure| anyhow!("the leases could not be granted: {failure}"))
 }
 
 /// The prefix of all keys.
@@ -194,11 +218,9 @@ pub(crate) fn value(bytes: usize, seed: u64) -> Bytes {
 
 /// One client.
 struct One {
-    client: Client,
-    workload: Workload,
-    keys: u64,
+    connection: Connection,
+    load: Load,
     leases: Arc<Vec<LeaseId>>,
-    ttl_ms: Option<u64>,
     value: Bytes,
     random: SmallRng,
     until: Until,
@@ -208,8 +230,8 @@ impl One {
     async fn run(mut self) -> anyhow::Result<Counts> {
         let mut counts = Counts::default();
         while self.until.more() {
-            let number = self.random.random_range(0..self.keys);
-            let kind = match self.workload {
+            let number = self.random.random_range(0..self.load.keys);
+            let kind = match self.load.workload {
                 Workload::Put => PUT,
                 Workload::Get => GET,
                 Workload::Mixed if self.random.random_bool(0.5) => PUT,
@@ -220,39 +242,28 @@ impl One {
             let began = Instant::now();
             match self.ask(kind, number).await {
                 Ok(()) => counts.add(kind, began.elapsed())?,
-                Err(error) => *counts.errors.entry(self::kind(&error)).or_default() += 1,
+                Err(failure) => *counts.errors.entry(failure).or_default() += 1,
             }
         }
         Ok(counts)
     }
 
-    async fn ask(&self, kind: &'static str, number: u64) -> Result<()> {
-        let client = &self.client;
+    async fn ask(&self, kind: &'static str, number: u64) -> Result<(), Failure> {
+        let connection = &self.connection;
         match kind {
-            PUT => put(client, number, &self.value, self.ttl_ms).await.map(drop),
-            GET => client.get(key(number)).await.map(drop),
-            TXN => {
-                let [one, other] = ["a", "b"].map(|end| format!("{PREFIX}{{{number:012}}}{end}"));
-                let txn = client.txn().when(Compare::version(&one).less(u64::MAX));
-                let txn = txn.then(TxnOp::put(&one, &self.value)).then(TxnOp::put(&other, &self.value));
-                txn.await.map(drop)
-            }
+            PUT => connection.put(number, &self.value, self.load.ttl).await,
+            GET => connection.get(number).await,
+            TXN => connection.transact(number, &self.value).await,
             _ => {
                 let lease = usize::try_from(number).ok().and_then(|place| self.leases.get(place));
-                client.keep_lease_alive(lease.copied().unwrap_or_default()).await.map(drop)
+                connection.keep_alive(lease.copied().unwrap_or_default()).await
             }
         }
     }
 }
 
 /// The kinds of request, as they are called in reports.
-const PUT: &str = "put";
-const GET: &str = "get";
+pub(crate) const PUT: &str = "put";
+pub(crate) const GET: &str = "get";
 const TXN: &str = "txn";
 const KEEP_ALIVE: &str = "keep-alive";
-
-/// The kind of an error: messages have times and keys in them, and would each count alone.
-pub(crate) fn kind(error: &kvd_client::Error) -> String {
-    let kind = format!("{:?}", error.kind);
-    kind.split(['(', ' ']).next().unwrap_or_default().to_owned()
-}

@@ -3,6 +3,8 @@
 //! # What is here
 //! - [`cli`]: the verbs and flags.
 //! - [`load`]: `run`, a closed loop of many clients: each begins its next request when the last one is answered.
+//! - [`target`]: what these are made of: kvd, its peer etcd, or a bare log.
+//! - [`compare`]: `compare`, kvd and its peers side by side: [`clusters`] starts them, [`usage`] says what they use.
 //! - [`gap`]: `gap`, writes without pause, and how long none was acknowledged while a leader was killed by hand.
 //! - [`scan`]: `scan`, how fast the rows of what `run` has written come.
 //! - [`watch`]: `watch`, how fast many watchers are told of what many clients write.
@@ -19,11 +21,15 @@
 //! No limits are set to pass or fail: the figures are for people and for scripts that compare.
 
 mod cli;
+mod clusters;
+mod compare;
 mod expiry;
 mod gap;
 mod load;
 mod report;
 mod scan;
+mod target;
+mod usage;
 mod watch;
 
 use std::{
@@ -53,6 +59,10 @@ fn run() -> anyhow::Result<()> {
             cli::Verb::Run(arguments) => {
                 let report = load::run(&arguments).await?;
                 report::load(&mut out, arguments.common.output, &report)?;
+            }
+            cli::Verb::Compare(arguments) => {
+                let report = compare::run(&arguments).await?;
+                compare::show(&mut out, arguments.output, &report)?;
             }
             cli::Verb::Gap(arguments) => {
                 let report = gap::run(&arguments).await?;

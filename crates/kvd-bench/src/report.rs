@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    cli::{Format, Workload},
+    cli::Format,
     expiry,
     gap::{self, Track},
     load::{self, Times},
@@ -77,13 +77,7 @@ impl Figures {
 /// The figures of a run.
 pub(crate) fn load(out: &mut impl Write, format: Format, report: &load::Report) -> io::Result<()> {
     let json = LoadJson {
-        workload: match report.workload {
-            Workload::Put => "put",
-            Workload::Get => "get",
-            Workload::Mixed => "mixed",
-            Workload::Txn => "txn",
-            Workload::KeepAlive => "keep-alive",
-        },
+        workload: report.workload.name(),
         clients: report.clients,
         value_bytes: report.value_bytes,
         seconds: report.elapsed.as_secs_f64(),
@@ -274,12 +268,12 @@ fn errors(out: &mut impl Write, errors: &BTreeMap<String, u64>) -> io::Result<()
     errors.iter().try_for_each(|(error, count)| writeln!(out, "{count:>10}  {error}"))
 }
 
-fn row(out: &mut impl Write, cells: &[String]) -> io::Result<()> {
+pub(crate) fn row(out: &mut impl Write, cells: &[String]) -> io::Result<()> {
     let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>10}")).collect();
     writeln!(out, "{}", cells.join(" "))
 }
 
-fn write_json(out: &mut impl Write, json: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_json(out: &mut impl Write, json: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, json).map_err(io::Error::from)?;
     writeln!(out)
 }
@@ -287,6 +281,7 @@ fn write_json(out: &mut impl Write, json: &impl Serialize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Workload;
 
     #[test]
     fn a_run() {

@@ -17,7 +17,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     cli::Watch,
-    load::{PREFIX, Times, key, kind, value},
+    load::{PREFIX, Times, key, value},
+    target::kind,
 };
 
 /// How long the watchers may take to be told of the last writes.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails where it stands")]
 
 mod availability;
+mod bench;
 mod catch_up;
 mod corruption;
 mod hostile;

@@ -1,0 +1,207 @@
+//! Clusters of three nodes on this machine, which last for a comparison.
+//!
+//! kvd's is `kvd local`, as a newcomer starts it; etcd's are three members with the settings that it ships with. Both sync
+//! each write, and have free ports of the loopback interface.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rand::RngExt as _;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    target::{Reach, Target},
+    usage,
+};
+
+const NODES: u16 = 3;
+/// How long a cluster may take until it serves, and until it has stopped.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A cluster that serves. Its processes are killed when it is dropped; [`Cluster::stop`] is the kinder way.
+pub(crate) struct Cluster {
+    pub(crate) endpoints: String,
+    processes: Vec<Child>,
+    /// The processes that serve.
+    pub(crate) nodes: Vec<u32>,
+}
+
+impl Cluster {
+    /// Starts kvd.
+    pub(crate) async fn kvd(binary: Option<&Path>, dir: &Path) -> anyhow::Result<Self> {
+        let binary = match binary {
+            Some(binary) => binary.to_owned(),
+            None => beside_this_program("kvd")?,
+        };
+        let port = free_ports(10 * NODES)?;
+        let mut command = Command::new(&binary);
+        command.args(["local", "--nodes", &NODES.to_string(), "--base-port", &port.to_string()]);
+        command.arg("--data-dir").arg(dir.join("kvd"));
+        let local = spawn(command, &dir.join("kvd.log")).with_context(|| {
+            format!("{} can't be started; build it with `cargo build --release`", binary.display())
+        })?;
+        let endpoints = (0..NODES).map(|node| format!("127.0.0.1:{}", port + 10 * node));
+        let endpoints = endpoints.collect::<Vec<_>>().join(",");
+        let mut cluster = Self { endpoints, processes: vec![local], nodes: Vec::new() };
+        cluster.wait_for(Target::Kvd, dir).await?;
+        let local = cluster.processes.first().and_then(Child::id).context("kvd has ended")?;
+        cluster.nodes = usage::children(local)?;
+        ensure!(cluster.nodes.len() == usize::from(NODES), "kvd has {} nodes", cluster.nodes.len());
+        Ok(cluster)
+    }
+
+    /// Starts etcd; none, if there is none on this machine.
+    pub(crate) async fn etcd(binary: &Path, dir: &Path) -> anyhow::Result<Option<Self>> {
+        let first = free_ports(2 * NODES)?;
+        let client = |node: u16| format!("http://127.0.0.1:{}", first + 2 * node);
+        let peer = |node: u16| format!("http://127.0.0.1:{}", first + 2 * node + 1);
+        let members: Vec<String> = (0..NODES).map(|node| format!("n{node}={}", peer(node))).collect();
+        let mut cluster = Self {
+            endpoints: (0..NODES)
+                .map(|node| client(node).replace("http://", ""))
+                .collect::<Vec<_>>()
+                .join(","),
+            processes: Vec::new(),
+            nodes: Vec::new(),
+        };
+        for node in 0..NODES {
+            let mut command = Command::new(binary);
+            command.arg("--name").arg(format!("n{node}"));
+            command.arg("--data-dir").arg(dir.join(format!("etcd-{node}")));
+            command.args(["--listen-client-urls", &client(node), "--advertise-client-urls", &client(node)]);
+            command.args(["--listen-peer-urls", &peer(node), "--initial-advertise-peer-urls", &peer(node)]);
+            command.args(["--initial-cluster", &members.join(","), "--initial-cluster-state", "new"]);
+            let started = match spawn(command, &dir.join(format!("etcd-{node}.log"))) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                started => started.with_context(|| format!("{} can't be started", binary.display()))?,
+            };
+            cluster.nodes.extend(started.id());
+            cluster.processes.push(started);
+        }
+        cluster.wait_for(Target::Etcd, dir).await?;
+        Ok(Some(cluster))
+    }
+
+    /// Waits until it takes a write.
+    async fn wait_for(&mut self, target: Target, dir: &Path) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Err(error) = self.write(target, dir).await else { return Ok(()) };
+            for process in &mut self.processes {
+                if let Some(status) = process.try_wait()? {
+                    bail!("{} has ended ({status}); its logs are in {}", target.name(), dir.display());
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(error.context(format!("{} does not serve", target.name())));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn write(&self, target: Target, dir: &Path) -> anyhow::Result<()> {
+        let timeout = Duration::from_secs(2);
+        let reach = Reach { endpoints: &self.endpoints, connections: 1, timeout, data_dir: dir };
+        let mut connections = target.connect(&reach).await?;
+        let connection = connections.pop().context("there is no connection")?;
+        let written = connection.put(0, &"ready".into(), None).await;
+        connection.close().await;
+        written.map_err(|failure| anyhow::anyhow!("a first write failed: {failure}"))
+    }
+
+    /// Stops it, and waits until it has stopped.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        for process in &self.processes {
+            let id = process.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+            if let Some(id) = id {
+                kill_process(id, Signal::TERM)?;
+            }
+        }
+        for process in &mut self.processes {
+            timeout(PATIENCE, process.wait()).await.context("a cluster does not stop")??;
+        }
+        Ok(())
+    }
+}
+
+fn spawn(mut command: Command, log: &Path) -> io::Result<Child> {
+    let log = File::create(log)?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true).spawn()
+}
+
+fn beside_this_program(name: &str) -> io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(name))
+}
+
+/// The first of so many ports in a row that nobody listens on, below those that connections are given.
+fn free_ports(count: u16) -> anyhow::Result<u16> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let first = rand::rng().random_range(10_000..30_000);
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return Ok(first);
+        }
+    }
+    bail!("there are no {count} free ports in a row")
+}
+
+/// A directory of our own, which goes with all that is in it.
+pub(crate) struct Workplace(PathBuf);
+
+impl Workplace {
+    pub(crate) fn make(parent: &Path) -> anyhow::Result<Self> {
+        let path = std::path::absolute(parent)?.join(format!("kvd-bench-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("{} can't be made", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        // It can only be left then.
+        if fs::remove_dir_all(&self.0).is_err() {
+            drop(io::Write::write_fmt(
+                &mut io::stderr(),
+                format_args!("kvd-bench: {} is left\n", self.0.display()),
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_free() {
+        let first = free_ports(5).unwrap();
+        let held: Vec<_> = (first..first + 5).map(|port| TcpListener::bind(("127.0.0.1", port))).collect();
+        assert!(held.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test]
+    async fn a_machine_without_etcd_has_none() {
+        let dir = Workplace::make(&std::env::temp_dir()).unwrap();
+        let none = Cluster::etcd(Path::new("no-such-program"), dir.path()).await.unwrap();
+        assert!(none.is_none());
+        let path = dir.path().to_owned();
+        drop(dir);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,156 @@
+//! What a load is made against: kvd, its peer etcd, and the limit that the disk sets.
+//!
+//! Each takes the same requests: the same keys, the same values, as many at a time. What a target can't do is refused before
+//! the run begins, not counted as an error.
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use kvd_client::{Client, Compare, Config, LeaseId, TxnOp};
+
+use crate::{
+    cli::Workload,
+    load::{PREFIX, key},
+};
+
+mod etcd;
+mod log;
+
+/// What the load is made against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Target {
+    /// kvd, through its client library
+    Kvd,
+    /// etcd, over gRPC: one call for each request, to the leader
+    Etcd,
+    /// No server at all: a file in the data directory that everything is appended to, synced once for all that waits
+    Log,
+}
+
+/// A connection to a target. Cheap to clone.
+#[derive(Clone)]
+pub(crate) enum Connection {
+    Kvd(Client),
+    Etcd(etcd::Connection),
+    Log(log::Appender),
+}
+
+/// The kind of a failure, for counting: without times and keys.
+pub(crate) type Failure = String;
+
+impl Target {
+    /// What it is called in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Kvd => "kvd",
+            Self::Etcd => "etcd",
+            Self::Log => "log",
+        }
+    }
+
+    /// Whether it has such requests.
+    pub(crate) fn serves(self, workload: Workload) -> bool {
+        match self {
+            Self::Kvd => true,
+            Self::Etcd => matches!(workload, Workload::Put | Workload::Get | Workload::Mixed),
+            Self::Log => workload == Workload::Put,
+        }
+    }
+
+    /// Opens connections.
+    pub(crate) async fn connect(self, reach: &Reach<'_>) -> anyhow::Result<Vec<Connection>> {
+        let Reach { endpoints, connections: count, timeout, data_dir } = *reach;
+        let mut connections = Vec::new();
+        match self {
+            Self::Kvd => {
+                for _ in 0..count {
+                    let config = Config::from(endpoints).deadline(timeout);
+                    connections.push(Connection::Kvd(Client::connect(config).await?));
+                }
+            }
+            Self::Etcd => {
+                let leader = etcd::leader(endpoints, timeout).await?;
+                for _ in 0..count {
+                    connections.push(Connection::Etcd(etcd::Connection::open(&leader, timeout).await?));
+                }
+            }
+            Self::Log => connections.push(Connection::Log(log::Appender::open(data_dir)?)),
+        }
+        Ok(connections)
+    }
+}
+
+/// How a target is reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach<'a> {
+    /// Addresses of its nodes, separated by commas.
+    pub(crate) endpoints: &'a str,
+    pub(crate) connections: u32,
+    /// How long each request is tried.
+    pub(crate) timeout: Duration,
+    /// For the log.
+    pub(crate) data_dir: &'a Path,
+}
+
+impl Connection {
+    /// Writes a key.
+    pub(crate) async fn put(&self, number: u64, value: &Bytes, ttl: Option<Duration>) -> Result<(), Failure> {
+        match self {
+            Self::Kvd(client) => {
+                let put = client.put(key(number), value);
+                let put = match ttl {
+                    Some(ttl) => put.ttl(ttl),
+                    None => put,
+                };
+                put.await.map(drop).map_err(|error| kind(&error))
+            }
+            Self::Etcd(connection) => connection.put(key(number), value).await,
+            Self::Log(appender) => appender.append(value.clone()).await,
+        }
+    }
+
+    /// Reads a key, linearizably.
+    pub(crate) async fn get(&self, number: u64) -> Result<(), Failure> {
+        match self {
+            Self::Kvd(client) => client.get(key(number)).await.map(drop).map_err(|error| kind(&error)),
+            Self::Etcd(connection) => connection.get(key(number)).await,
+            Self::Log(_) => Err("a log is not read".to_owned()),
+        }
+    }
+
+    /// Writes two keys, if one is what it surely is.
+    pub(crate) async fn transact(&self, number: u64, value: &Bytes) -> Result<(), Failure> {
+        let Self::Kvd(client) = self else { return Err("there are no transactions".to_owned()) };
+        let [one, other] = ["a", "b"].map(|end| format!("{PREFIX}{{{number:012}}}{end}"));
+        let txn = client.txn().when(Compare::version(&one).less(u64::MAX));
+        let txn = txn.then(TxnOp::put(&one, value)).then(TxnOp::put(&other, value));
+        txn.await.map(drop).map_err(|error| kind(&error))
+    }
+
+    /// Keeps a lease alive.
+    pub(crate) async fn keep_alive(&self, lease: LeaseId) -> Result<(), Failure> {
+        let Self::Kvd(client) = self else { return Err("there are no leases".to_owned()) };
+        client.keep_lease_alive(lease).await.map(drop).map_err(|error| kind(&error))
+    }
+
+    /// A lease that lasts for the run.
+    pub(crate) async fn grant(&self) -> Result<LeaseId, Failure> {
+        const TTL: Duration = Duration::from_secs(3600);
+        let Self::Kvd(client) = self else { return Err("there are no leases".to_owned()) };
+        client.grant_lease(TTL).await.map(|lease| lease.id()).map_err(|error| kind(&error))
+    }
+
+    /// Closes it.
+    pub(crate) async fn close(self) {
+        if let Self::Kvd(client) = self {
+            client.close().await;
+        }
+    }
+}
+
+/// The kind of an error: messages have times and keys in them, and would each count alone.
+pub(crate) fn kind(error: &kvd_client::Error) -> Failure {
+    let kind = format!("{:?}", error.kind);
+    kind.split(['(', ' ']).next().unwrap_or_default().to_owned()
+}
