@@ -190,13 +190,16 @@ pub(crate) struct Watch {
 pub(crate) struct Expiry {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Keys that hang on the lease
+    /// Keys that expire
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) keys: u64,
-    /// Time to live of the lease, in milliseconds
+    /// Each key has a time to live of its own, all of them up at the same moment; without this all hang on one lease
+    #[arg(long)]
+    pub(crate) each: bool,
+    /// Time to live of the lease, in milliseconds; with `--each`, of the first key: it must outlast the writing of all
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1000..))]
     pub(crate) ttl_ms: u64,
-    /// Seconds of writing before the lease is let go
+    /// Seconds of writing before the lease is let go, or before the keys are written
     #[arg(long, default_value_t = 10)]
     pub(crate) quiet: u64,
 }

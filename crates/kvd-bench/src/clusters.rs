@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use rand::RngExt as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -26,14 +26,22 @@ use crate::{
 };
 
 const NODES: u16 = 3;
+/// A process, and where its output goes.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// How much of a log is shown.
+const SHOWN_CHARS: usize = 2000;
 /// How long a cluster may take until it serves, and until it has stopped.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A cluster that serves. Its processes are killed when it is dropped; [`Cluster::stop`] is the kinder way.
+/// A cluster that serves. Whoever has it stops it: killing `kvd local` would leave its nodes.
 pub(crate) struct Cluster {
     pub(crate) endpoints: String,
-    processes: Vec<Child>,
+    processes: Vec<Process>,
     /// The processes that serve.
     pub(crate) nodes: Vec<u32>,
 }
@@ -49,16 +57,15 @@ impl Cluster {
         let mut command = Command::new(&binary);
         command.args(["local", "--nodes", &NODES.to_string(), "--base-port", &port.to_string()]);
         command.arg("--data-dir").arg(dir.join("kvd"));
-        let local = spawn(command, &dir.join("kvd.log")).with_context(|| {
+        let local = Process::start(command, dir.join("kvd.log")).with_context(|| {
             format!("{} can't be started; build it with `cargo build --release`", binary.display())
         })?;
+        let local_id = local.child.id().context("kvd has ended")?;
         let endpoints = (0..NODES).map(|node| format!("127.0.0.1:{}", port + 10 * node));
         let endpoints = endpoints.collect::<Vec<_>>().join(",");
         let mut cluster = Self { endpoints, processes: vec![local], nodes: Vec::new() };
-        cluster.wait_for(Target::Kvd, dir).await?;
-        let local = cluster.processes.first().and_then(Child::id).context("kvd has ended")?;
-        cluster.nodes = usage::children(local)?;
-        ensure!(cluster.nodes.len() == usize::from(NODES), "kvd has {} nodes", cluster.nodes.len());
+        cluster = cluster.that_serves(Target::Kvd, dir).await?;
+        cluster.nodes = usage::children(local_id)?;
         Ok(cluster)
     }
 
@@ -83,32 +90,47 @@ impl Cluster {
             command.args(["--listen-client-urls", &client(node), "--advertise-client-urls", &client(node)]);
             command.args(["--listen-peer-urls", &peer(node), "--initial-advertise-peer-urls", &peer(node)]);
             command.args(["--initial-cluster", &members.join(","), "--initial-cluster-state", "new"]);
-            let started = match spawn(command, &dir.join(format!("etcd-{node}.log"))) {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                started => started.with_context(|| format!("{} can't be started", binary.display()))?,
-            };
-            cluster.nodes.extend(started.id());
-            cluster.processes.push(started);
+            match Process::start(command, dir.join(format!("etcd-{node}.log"))) {
+                Ok(started) => {
+                    cluster.nodes.extend(started.child.id());
+                    cluster.processes.push(started);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound && node == 0 => return Ok(None),
+                Err(error) => {
+                    cluster.stop().await?;
+                    return Err(error).with_context(|| format!("{} can't be started", binary.display()));
+                }
+            }
         }
-        cluster.wait_for(Target::Etcd, dir).await?;
-        Ok(Some(cluster))
+        cluster.that_serves(Target::Etcd, dir).await.map(Some)
     }
 
-    /// Waits until it takes a write.
-    async fn wait_for(&mut self, target: Target, dir: &Path) -> anyhow::Result<()> {
+    /// The same, once it takes writes; stopped, if it never does.
+    async fn that_serves(mut self, target: Target, dir: &Path) -> anyhow::Result<Self> {
+        match self.wait_until_it_serves(target, dir).await {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                let said = self.processes.iter().map(Process::end_of_log).collect::<String>();
+                self.stop().await?;
+                bail!("{} does not serve: {error:#}\n{said}", target.name())
+            }
+        }
+    }
+
+    async fn wait_until_it_serves(&mut self, target: Target, dir: &Path) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            let Err(error) = self.write(target, dir).await else { return Ok(()) };
+        while let Err(error) = self.write(target, dir).await {
             for process in &mut self.processes {
-                if let Some(status) = process.try_wait()? {
-                    bail!("{} has ended ({status}); its logs are in {}", target.name(), dir.display());
+                if let Some(status) = process.child.try_wait()? {
+                    bail!("a process has ended: {status}");
                 }
             }
             if Instant::now() >= deadline {
-                return Err(error.context(format!("{} does not serve", target.name())));
+                return Err(error);
             }
             sleep(LOOK).await;
         }
+        Ok(())
     }
 
     async fn write(&self, target: Target, dir: &Path) -> anyhow::Result<()> {
@@ -124,21 +146,30 @@ impl Cluster {
     /// Stops it, and waits until it has stopped.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         for process in &self.processes {
-            let id = process.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+            let id = process.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
             if let Some(id) = id {
                 kill_process(id, Signal::TERM)?;
             }
         }
         for process in &mut self.processes {
-            timeout(PATIENCE, process.wait()).await.context("a cluster does not stop")??;
+            timeout(PATIENCE, process.child.wait()).await.context("a cluster does not stop")??;
         }
         Ok(())
     }
 }
 
-fn spawn(mut command: Command, log: &Path) -> io::Result<Child> {
-    let log = File::create(log)?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true).spawn()
+impl Process {
+    fn start(mut command: Command, log: PathBuf) -> io::Result<Self> {
+        let out = File::create(&log)?;
+        let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
+        Ok(Self { child, log })
+    }
+
+    fn end_of_log(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let skipped = log.chars().count().saturating_sub(SHOWN_CHARS);
+        log.chars().skip(skipped).collect()
+    }
 }
 
 fn beside_this_program(name: &str) -> io::Result<PathBuf> {

@@ -8,11 +8,11 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    path::PathBuf,
+    path::Path,
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 
 use crate::{
@@ -76,43 +76,61 @@ struct Ratio {
 }
 
 /// A target that is up.
-struct Contender {
+struct Contender<'a> {
     target: Target,
     connections: Vec<Connection>,
-    nodes: Vec<u32>,
-    cluster: Option<Cluster>,
-    data_dir: PathBuf,
+    /// The processes that serve.
+    nodes: &'a [u32],
+    data_dir: &'a Path,
 }
 
-/// Starts everything, measures it, and stops it.
+/// Starts everything, measures it, and stops it, however that goes.
 pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> {
     let arguments = &arguments.effective();
     let workplace = Workplace::make(&arguments.data_dir)?;
     let dir = workplace.path();
-    let mut contenders = vec![
-        Contender::of(
-            Target::Kvd,
-            Some(Cluster::kvd(arguments.kvd.as_deref(), dir).await?),
-            arguments,
-            &workplace,
-        )
-        .await?,
-    ];
-    match Cluster::etcd(&arguments.etcd, dir).await? {
-        Some(etcd) => {
-            contenders.push(Contender::of(Target::Etcd, Some(etcd), arguments, &workplace).await?);
-        }
-        None => say(format_args!(
-            "there is no {}: install it (Debian's package is etcd-server) or name it with --etcd; without it",
-            arguments.etcd.display()
-        )),
+    let kvd = Cluster::kvd(arguments.kvd.as_deref(), dir).await?;
+    let compared = async {
+        let etcd = Cluster::etcd(&arguments.etcd, dir).await?;
+        let Some(etcd) = etcd else {
+            say(format_args!(
+                "there is no {}: install it (Debian's package is etcd-server) or name it with --etcd; without it",
+                arguments.etcd.display()
+            ));
+            return uninterrupted(compare(arguments, &kvd, None, dir)).await;
+        };
+        let compared = uninterrupted(compare(arguments, &kvd, Some(&etcd), dir)).await;
+        etcd.stop().await.and(compared)
     }
-    contenders.push(Contender::of(Target::Log, None, arguments, &workplace).await?);
-    let mut samples: BTreeMap<(usize, Target), Vec<Figures>> = BTreeMap::new();
-    let mut errors = BTreeMap::new();
+    .await;
+    kvd.stop().await.and(compared)
+}
+
+async fn uninterrupted(
+    comparing: impl Future<Output = anyhow::Result<Comparison>>,
+) -> anyhow::Result<Comparison> {
+    tokio::select! {
+        compared = comparing => compared,
+        interrupted = tokio::signal::ctrl_c() => Err(interrupted.map_or_else(Into::into, |()| anyhow!("interrupted"))),
+    }
+}
+
+async fn compare(
+    arguments: &cli::Compare,
+    kvd: &Cluster,
+    etcd: Option<&Cluster>,
+    data_dir: &Path,
+) -> anyhow::Result<Comparison> {
+    let mut contenders = vec![Contender::of(Target::Kvd, Some(kvd), arguments, data_dir).await?];
+    if etcd.is_some() {
+        contenders.push(Contender::of(Target::Etcd, etcd, arguments, data_dir).await?);
+    }
+    contenders.push(Contender::of(Target::Log, None, arguments, data_dir).await?);
     for contender in &contenders {
         contender.fill(arguments).await?;
     }
+    let mut samples: BTreeMap<(usize, Target), Vec<Figures>> = BTreeMap::new();
+    let mut errors = BTreeMap::new();
     for round in 0..arguments.rounds {
         say(format_args!("round {} of {}", round + 1, arguments.rounds));
         for (place, &(workload, clients)) in CASES.iter().enumerate() {
@@ -127,8 +145,8 @@ pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> 
             }
         }
     }
-    for contender in contenders {
-        contender.stop().await?;
+    for connection in contenders.into_iter().flat_map(|contender| contender.connections) {
+        connection.close().await;
     }
     let cases = CASES.iter().enumerate().map(|(place, &(workload, clients))| {
         let of = |target| samples.remove(&(place, target)).map(|samples| (target, medians(&samples)));
@@ -164,20 +182,18 @@ impl cli::Compare {
     }
 }
 
-impl Contender {
+impl<'a> Contender<'a> {
     async fn of(
         target: Target,
-        cluster: Option<Cluster>,
+        cluster: Option<&'a Cluster>,
         arguments: &cli::Compare,
-        workplace: &Workplace,
+        data_dir: &'a Path,
     ) -> anyhow::Result<Self> {
-        let endpoints = cluster.as_ref().map(|cluster| cluster.endpoints.as_str()).unwrap_or_default();
-        let connections = arguments.connections;
-        let reach = Reach { endpoints, connections, timeout: TIMEOUT, data_dir: workplace.path() };
+        let endpoints = cluster.map_or("", |cluster| &cluster.endpoints);
+        let reach = Reach { endpoints, connections: arguments.connections, timeout: TIMEOUT, data_dir };
         let connections = target.connect(&reach).await?;
-        let nodes = cluster.as_ref().map(|cluster| cluster.nodes.clone()).unwrap_or_default();
-        let data_dir = workplace.path().to_owned();
-        Ok(Self { target, connections, nodes, cluster, data_dir })
+        let nodes = cluster.map_or_else(Default::default, |cluster| cluster.nodes.as_slice());
+        Ok(Self { target, connections, nodes, data_dir })
     }
 
     async fn fill(&self, arguments: &cli::Compare) -> anyhow::Result<()> {
@@ -190,10 +206,10 @@ impl Contender {
 
     async fn measure(&self, load: &Load) -> anyhow::Result<(Figures, BTreeMap<String, u64>)> {
         let generator = [std::process::id()];
-        let written = || written_to_disk_of(&self.data_dir);
-        let before = (Usage::of(&self.nodes)?, Usage::of(&generator)?, written());
+        let written = || written_to_disk_of(self.data_dir);
+        let before = (Usage::of(self.nodes)?, Usage::of(&generator)?, written());
         let report = load::measure(&self.connections, load).await?;
-        let used = Usage::of(&self.nodes)?.since(before.0);
+        let used = Usage::of(self.nodes)?.since(before.0);
         let generated = Usage::of(&generator)?.since(before.1);
         let written = written().zip(before.2).map(|(after, before)| after.saturating_sub(before));
         let mut times = Times::new()?;
@@ -201,21 +217,14 @@ impl Contender {
             times.0.add(&of_kind.0)?;
         }
         let puts = report.times.get(load::PUT).map_or(0, |times| times.0.len());
-        let mut figures = figures(&times, report.elapsed, used, generated);
+        let mut figures = figures(&times, report.elapsed, generated);
+        if !self.nodes.is_empty() {
+            figures.extend(served(&times, used, self.nodes.len()));
+        }
         if let Some(written) = written.filter(|_| puts > 0) {
             figures.insert("disk_bytes_per_user_byte", per_user_byte(written, puts, load));
         }
         Ok((figures, report.errors))
-    }
-
-    async fn stop(self) -> anyhow::Result<()> {
-        for connection in self.connections {
-            connection.close().await;
-        }
-        match self.cluster {
-            Some(cluster) => cluster.stop().await,
-            None => Ok(()),
-        }
     }
 }
 
@@ -225,24 +234,32 @@ fn per_user_byte(written_bytes: u64, puts: u64, load: &Load) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
-fn figures(times: &Times, elapsed: Duration, used: Usage, generated: Usage) -> Figures {
-    let operations = times.0.len() as f64;
+fn figures(times: &Times, elapsed: Duration, generated: Usage) -> Figures {
     let ms = |quantile: f64| times.0.value_at_quantile(quantile) as f64 / 1000.0;
-    let per_million = |seconds: f64| seconds / operations.max(1.0) * 1e6;
-    let mut figures = Figures::from([
-        ("operations_per_second", operations / elapsed.as_secs_f64()),
+    Figures::from([
+        ("operations_per_second", times.0.len() as f64 / elapsed.as_secs_f64()),
         ("p50_ms", ms(0.5)),
         ("p90_ms", ms(0.9)),
         ("p99_ms", ms(0.99)),
         ("p999_ms", ms(0.999)),
         ("max_ms", times.0.max() as f64 / 1000.0),
-        ("generator_cpu_s_per_million", per_million(generated.cpu_seconds)),
-    ]);
-    if used != Usage::default() {
-        figures.insert("cpu_s_per_million", per_million(used.cpu_seconds));
-        figures.insert("resident_mib_per_node", used.resident_bytes as f64 / 3.0 / f64::from(1 << 20));
-    }
-    figures
+        ("generator_cpu_s_per_million", per_million(generated.cpu_seconds, times)),
+    ])
+}
+
+/// What it took to serve.
+#[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
+fn served(times: &Times, used: Usage, nodes: usize) -> Figures {
+    let resident_mib = used.resident_bytes as f64 / f64::from(1 << 20);
+    Figures::from([
+        ("cpu_s_per_million", per_million(used.cpu_seconds, times)),
+        ("resident_mib_per_node", resident_mib / nodes as f64),
+    ])
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
+fn per_million(seconds: f64, times: &Times) -> f64 {
+    seconds / times.0.len().max(1) as f64 * 1e6
 }
 
 /// The median of each figure.

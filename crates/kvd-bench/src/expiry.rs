@@ -1,8 +1,8 @@
-//! `expiry`: how long it takes until the keys of a lease that lapsed are gone, and what writers feel of it.
+//! `expiry`: how long it takes until keys that expire at the same moment are gone, and what writers feel of it.
 //!
-//! All keys hang on one lease, so that all of them are due at the same moment: the worst case. Writers of other keys work
-//! before the lease lapses, and until no key of it is left; their times are told apart. A watcher of the keys tells when they go:
-//! counting them again and again would be a load of its own.
+//! The keys hang on one lease, or each has a time to live that is up with all the others': the worst cases. Writers of other
+//! keys work before, and from then on until no key is left; their times are told apart. A watcher of the keys tells when they
+//! go: counting them again and again would be a load of its own.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kvd_client::{Client, KeptLease, WatchStream};
+use kvd_client::{Client, Put, WatchStream};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
@@ -25,8 +25,8 @@ use crate::{
     target::kind,
 };
 
-/// The prefix of the keys that hang on the lease: none of those that are written.
-const LEASED: &str = "bench-leased-";
+/// The prefix of the keys that expire: none of those that are written.
+const EXPIRING: &str = "bench-expiring-";
 
 /// The figures.
 #[derive(Debug)]
@@ -34,11 +34,11 @@ pub(crate) struct Report {
     pub(crate) keys: u64,
     pub(crate) clients: u32,
     pub(crate) value_bytes: usize,
-    /// From the moment at which nothing kept the lease alive any more until the first key was missed.
+    /// From when nothing kept the lease alive any more, or the keys' time was up, until the first key was gone.
     pub(crate) until_first: Duration,
     /// From then on until no key was left.
     pub(crate) until_none: Duration,
-    /// Puts of other keys while the lease was alive.
+    /// Puts of other keys before that.
     pub(crate) before: Writes,
     /// Puts of other keys while keys expired.
     pub(crate) during: Writes,
@@ -53,27 +53,33 @@ pub(crate) struct Writes {
     pub(crate) times: Times,
 }
 
-/// Writes the keys, lets the lease go, and waits until no key is left.
+/// Writes the keys, lets them expire, and waits until no key is left.
 pub(crate) async fn run(arguments: &Expiry) -> anyhow::Result<Report> {
     let connections = arguments.common.connect().await?;
     let client = connections.first().context("there is no connection")?;
-    let lease = client.grant_lease(Duration::from_millis(arguments.ttl_ms)).await?.keep_alive_forever();
-    fill(client, arguments, &lease).await.context("the keys could not be attached to the lease")?;
-
-    let writers = Writers::begin(arguments, &connections);
-    tokio::time::sleep(Duration::from_secs(arguments.quiet)).await;
     let mut errors = BTreeMap::new();
-    let before = writers.end(&mut errors).await?;
+    let ttl = Duration::from_millis(arguments.ttl_ms);
+    let (before, due) = if arguments.each {
+        let before = write_for_a_while(arguments, &connections, &mut errors).await?;
+        let due = Instant::now() + ttl;
+        fill(client, arguments, |put| put.ttl(due.saturating_duration_since(Instant::now()))).await?;
+        (before, due)
+    } else {
+        let lease = client.grant_lease(ttl).await?.keep_alive_forever();
+        fill(client, arguments, |put| put.lease(lease.id())).await?;
+        let before = write_for_a_while(arguments, &connections, &mut errors).await?;
+        drop(lease);
+        (before, Instant::now())
+    };
 
-    let mut gone = client.watch_prefix(LEASED).no_puts().stream();
+    let mut gone = client.watch_prefix(EXPIRING).no_puts().stream();
     gone.started().await?;
+    tokio::time::sleep_until(due.into()).await;
     let writers = Writers::begin(arguments, &connections);
-    drop(lease);
-    let dropped = Instant::now();
     let first = count(&mut gone, 1).await?;
-    let until_first = dropped.elapsed();
+    let until_first = due.elapsed();
     count(&mut gone, arguments.keys.saturating_sub(first)).await?;
-    let until_none = dropped.elapsed().saturating_sub(until_first);
+    let until_none = due.elapsed().saturating_sub(until_first);
     let during = writers.end(&mut errors).await?;
     for client in connections {
         client.close().await;
@@ -90,13 +96,24 @@ pub(crate) async fn run(arguments: &Expiry) -> anyhow::Result<Report> {
     })
 }
 
-async fn fill(client: &Client, arguments: &Expiry, lease: &KeptLease) -> kvd_client::Result<()> {
+async fn fill(client: &Client, arguments: &Expiry, expiring: impl Fn(Put) -> Put) -> anyhow::Result<()> {
     let value = value(arguments.common.value_bytes, 0);
     stream::iter(0..arguments.keys)
-        .map(|number| client.put(format!("{LEASED}{number:012}"), &value).lease(lease.id()).into_future())
+        .map(|number| expiring(client.put(format!("{EXPIRING}{number:012}"), &value)).into_future())
         .buffer_unordered(FILL_IN_FLIGHT)
         .try_for_each(|_| async { Ok(()) })
         .await
+        .context("the keys could not be written; with --each their time to live must outlast that")
+}
+
+async fn write_for_a_while(
+    arguments: &Expiry,
+    connections: &[Client],
+    errors: &mut BTreeMap<String, u64>,
+) -> anyhow::Result<Writes> {
+    let writers = Writers::begin(arguments, connections);
+    tokio::time::sleep(Duration::from_secs(arguments.quiet)).await;
+    writers.end(errors).await
 }
 
 /// Waits until so many more keys are gone, or some more than that; gives how many.

@@ -188,7 +188,7 @@ struct ExpiryJson<'a> {
     keys: u64,
     clients: u32,
     value_bytes: usize,
-    /// From the last keep-alive that could be until a key was gone.
+    /// From when the keys' time was up, or nothing kept their lease alive any more, until a key was gone.
     until_first_ms: f64,
     /// From then on until none was left.
     until_none_ms: f64,
@@ -217,7 +217,7 @@ pub(crate) fn expiries(out: &mut impl Write, format: Format, report: &expiry::Re
     }
     writeln!(
         out,
-        "{} keys: the first gone {:.1} s after the last keep-alive, all of them {:.1} s later, {:.0} keys/s\n",
+        "{} keys: the first gone after {:.1} s, all of them {:.1} s later, {:.0} keys/s\n",
         json.keys,
         json.until_first_ms / 1000.0,
         json.until_none_ms / 1000.0,

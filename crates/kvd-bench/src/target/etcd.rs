@@ -35,6 +35,7 @@ struct RangeRequest {
     key: Bytes,
 }
 
+/// The value is decoded, as any client of etcd does.
 #[derive(Clone, PartialEq, Message)]
 struct RangeResponse {
     #[prost(message, repeated, tag = "2")]
@@ -86,9 +87,8 @@ impl Connection {
 
     pub(crate) async fn get(&self, key: String) -> Result<(), Failure> {
         let request = RangeRequest { key: key.into() };
-        let found: RangeResponse =
-            self.call("/etcdserverpb.KV/Range", request).await.map_err(|status| kind(&status))?;
-        if found.kvs.is_empty() { Err("the key is missing".to_owned()) } else { Ok(()) }
+        let found: Result<RangeResponse, _> = self.call("/etcdserverpb.KV/Range", request).await;
+        found.map(drop).map_err(|status| kind(&status))
     }
 
     async fn call<M, T>(&self, method: &'static str, message: M) -> Result<T, Status>
