@@ -9,7 +9,10 @@ use std::future::{Future, pending};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::{runtime::Handle, task::unconstrained};
+use tokio::{
+    runtime::Handle,
+    task::{JoinError, unconstrained},
+};
 
 use crate::group::Raft;
 
@@ -25,12 +28,9 @@ where
 }
 
 /// Stops the core and waits until it has stopped, which it does whether or not anybody waits.
-pub(crate) async fn shutdown(raft: &Raft) {
+pub(crate) async fn shutdown(raft: &Raft) -> Result<(), JoinError> {
     let raft = raft.clone();
-    let stopped = tokio::spawn(async move { raft.shutdown().await });
-    if let Err(error) = stopped.await.and_then(std::convert::identity) {
-        tracing::warn!(%error, "a core did not stop cleanly");
-    }
+    tokio::spawn(async move { raft.shutdown().await }).await?
 }
 
 struct UnderWay<'a, T: Send + 'static> {

@@ -472,7 +472,9 @@ impl Group {
     /// If what was applied could not be drained to the engine; the log still has it.
     pub async fn shutdown(&self) -> io::Result<()> {
         self.0.cancelled.cancel();
-        calls::shutdown(&self.0.raft).await;
+        if let Err(error) = calls::shutdown(&self.0.raft).await {
+            tracing::warn!(group = %self.id(), replica = %self.replica(), %error, "the replica did not stop cleanly");
+        }
         let drained = if self.0.state.is_open() { self.0.state.drain().await } else { Ok(()) };
         self.0.state.close().await;
         self.0.tasks.wait().await;

@@ -36,10 +36,8 @@ use kvd_types::{Error, Result, Revision};
 
 /// How often the age is committed while anything has a lifetime.
 const AGE_INTERVAL: Duration = Duration::from_secs(1);
-/// The least pause before an entry that is made because something is due.
+/// The least pause between the last entry and one that is made because something is due.
 const DUE_INTERVAL: Duration = Duration::from_millis(5);
-/// The same, where the entry before has left some of what was due: there is a lot of it, and it is to leave room for the writes.
-const BACKLOG_INTERVAL: Duration = Duration::from_millis(50);
 /// How often an entry is committed while there is something to be forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_millis(20);
 /// How far ahead of what is shown a ceiling is committed.
@@ -262,10 +260,8 @@ impl Pace {
             return Some(after_last(FORGET_INTERVAL));
         }
         // What is due is seen at an entry, and the age must not be lost.
-        let due = stats.next_due_ms.map(|due_ms| {
-            let pause = if due_ms <= stats.age_ms { BACKLOG_INTERVAL } else { DUE_INTERVAL };
-            due_ms.clamp(after_last(pause), after_last(AGE_INTERVAL))
-        });
+        let due =
+            stats.next_due_ms.map(|due_ms| due_ms.clamp(after_last(DUE_INTERVAL), after_last(AGE_INTERVAL)));
         let note_interval = self.history.retention / u32::try_from(NOTES_PER_RETENTION).unwrap_or(1);
         let forget = (stats.history_bytes > 0).then(|| after_last(note_interval.max(AGE_INTERVAL)));
         due.into_iter().chain(forget).min()
@@ -431,8 +427,6 @@ mod tests {
         assert_eq!(pace.next_tick_ms(&idle), None);
         assert_eq!(pace.next_tick_ms(&ShardStats { next_due_ms: Some(1200), ..idle }), Some(1200));
         assert_eq!(pace.next_tick_ms(&ShardStats { next_due_ms: Some(1001), ..idle }), Some(1005));
-        let left_over = ShardStats { next_due_ms: Some(900), ..idle };
-        assert_eq!(pace.next_tick_ms(&left_over), Some(1050), "that leaves room for the writes");
         assert_eq!(pace.next_tick_ms(&ShardStats { next_due_ms: Some(90_000), ..idle }), Some(2000));
         assert_eq!(pace.next_tick_ms(&ShardStats { is_forgetting: true, ..idle }), Some(1020));
         assert_eq!(pace.next_tick_ms(&ShardStats { history_bytes: 1, ..idle }), Some(11_000));

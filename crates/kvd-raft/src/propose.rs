@@ -17,6 +17,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -52,11 +53,11 @@ use crate::{
 
 /// How long a refused caller should wait: about what a full queue takes to drain.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
-/// After an entry that was made because the time had come there is no other such one for so many times as long as that
-/// took, so that what expires, or is to be forgotten, leaves most of a busy machine to the writes.
-const TICK_REST_FACTOR: u32 = 3;
-/// But for so long at most: the age is to be committed.
-const TICK_REST_MAX: Duration = Duration::from_millis(250);
+/// After an entry that was made because the time had come there is no other such one for so many times as long as that took:
+/// longer while others write, so that what expires, or is to be forgotten, leaves room for them.
+const TICK_REST_FACTOR: u32 = 8;
+/// The shortest such rest, and the longest.
+pub(crate) const TICK_REST: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_millis(250);
 
 /// Where a group's commands wait.
 #[derive(Clone, Debug)]
@@ -412,7 +413,7 @@ impl Entries {
     fn ended(&mut self, number: u64, outcome: Result<()>) {
         self.open.remove(&number);
         if let Some((_, began)) = self.tick.take_if(|(tick, _)| *tick == number) {
-            let rest = (began.elapsed() * TICK_REST_FACTOR).min(TICK_REST_MAX);
+            let rest = (began.elapsed() * TICK_REST_FACTOR).clamp(*TICK_REST.start(), *TICK_REST.end());
             self.rests_until = Some(Instant::now() + rest);
         }
         if let Err(error) = outcome {

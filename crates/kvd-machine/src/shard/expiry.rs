@@ -1,9 +1,9 @@
 //! What is due by the shard's age: keys lapse, leases end, ended ones are forgotten.
 //!
 //! All of it stands in one order, by age, so an entry looks at nothing but what is due; and it takes only so much of that,
-//! the rest being left for the entries that follow: about as much as it has commands, so that a million keys that lapse at once
-//! don't stop the writes. Somebody has to propose them: whoever leads looks at
-//! [`ShardStats::next_due_ms`], and proposes an entry without commands when its time has come.
+//! the rest being left for the entries that follow. An entry with commands takes about as much as it has commands, so that a
+//! million keys that lapse at once don't stop the writes. Whoever leads looks at [`ShardStats::next_due_ms`], and proposes an
+//! entry without commands when its time has come.
 //!
 //! [`ShardStats::next_due_ms`]: super::ShardStats::next_due_ms
 

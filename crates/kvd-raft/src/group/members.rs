@@ -120,13 +120,7 @@ impl Group {
     /// # Errors
     /// Not leader, or unavailable; unknown if the change may still be made.
     pub async fn change_voters(&self, looked_at: &Members, voters: BTreeSet<ReplicaId>) -> Result<()> {
-        let unchanged = Self::unchanged(looked_at);
-        let changed =
-            call(
-                &self.0.raft,
-                |raft| async move { raft.change_membership_if(voters, true, unchanged).await },
-            );
-        self.change(changed).await
+        self.change_members(looked_at, ChangeMembers::ReplaceAllVoters(voters)).await
     }
 
     /// Takes learners out of the group, if the membership is still the one that was looked at.
@@ -134,18 +128,22 @@ impl Group {
     /// # Errors
     /// Not leader, or unavailable; unknown if the change may still be made.
     pub async fn remove_learners(&self, looked_at: &Members, replicas: BTreeSet<ReplicaId>) -> Result<()> {
-        let change = ChangeMembers::RemoveNodes(replicas);
-        let unchanged = Self::unchanged(looked_at);
+        self.change_members(looked_at, ChangeMembers::RemoveNodes(replicas)).await
+    }
+
+    async fn change_members(
+        &self,
+        looked_at: &Members,
+        change: ChangeMembers<ReplicaId, NodeId>,
+    ) -> Result<()> {
+        let last_membership_log_id = looked_at.decided_by;
+        let unchanged = [Precondition::LastMembershipLogId { last_membership_log_id }];
         let changed =
             call(
                 &self.0.raft,
                 |raft| async move { raft.change_membership_if(change, true, unchanged).await },
             );
         self.change(changed).await
-    }
-
-    fn unchanged(looked_at: &Members) -> [Precondition<TypeConfig>; 1] {
-        [Precondition::LastMembershipLogId { last_membership_log_id: looked_at.decided_by }]
     }
 
     /// Waits for a change, but not for ever: without a majority it would never end.

@@ -1,14 +1,14 @@
 //! What a group promises of revisions that were shown, of what lapses, and of a leader's lease.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvd_types::{
     Command, Condition, ErrorKind, Key, LeaseCommand, LeaseId, LeaseOutcome, Lifetime, Outcome, Revision,
-    Write, WriteOp,
+    Write, WriteOp, limits::EXPIRED_PER_ENTRY_MAX,
 };
 
 use super::harness::{self, leader, put, until, value};
-use crate::Group;
+use crate::{Group, propose::TICK_REST};
 
 fn revision_of(outcome: &Outcome) -> Revision {
     match outcome {
@@ -85,6 +85,30 @@ async fn a_key_lapses_though_nobody_writes_and_its_followers_forget_it_too() {
         entries,
         "nothing has a lifetime any more, so nothing is proposed"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lapses_together_goes_in_parts_with_a_rest_between_them() {
+    let (_network, _nodes, groups) = harness::three().await;
+    let (_, group) = leader(&groups).await;
+    let keys = 5 * EXPIRED_PER_ENTRY_MAX;
+    let puts = (0..keys).map(|number| {
+        let op = WriteOp::Put {
+            key: Key::try_from(format!("short-{number}").as_str()).unwrap(),
+            value: "1".into(),
+            lifetime: Lifetime::Ttl(1000),
+            condition: Condition::Always,
+            want_previous: false,
+        };
+        group.propose(Command::Write(Write { session: None, op }))
+    });
+    futures::future::try_join_all(puts).await.unwrap();
+    let left = || usize::try_from(group.reader().unwrap().stats().keys).unwrap();
+    until("the first are gone", || left() < keys).await;
+    let (began, parts) = (Instant::now(), left() / EXPIRED_PER_ENTRY_MAX);
+    until("all are gone", || left() == 0).await;
+    let rests = *TICK_REST.start() * u32::try_from(parts.saturating_sub(1)).unwrap();
+    assert!(began.elapsed() >= rests, "{parts} parts were left, and took {:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
