@@ -67,8 +67,14 @@ const PAIR_WRITERS: usize = 2;
 const SESSIONS: usize = 2;
 const CONTENDERS: usize = 3;
 /// What must have been counted in a run that is worth anything.
-const NEEDED: &[&str] =
-    &[watches::TOLD, snapshots::SNAPSHOTS, locks::FENCED, locks::OLD_FENCES, sessions::READS];
+const NEEDED: &[&str] = &[
+    watches::TOLD,
+    snapshots::SNAPSHOTS,
+    locks::FENCED,
+    locks::OLD_FENCES,
+    locks::REFUSED,
+    sessions::BY_FOLLOWERS,
+];
 /// How long a healthy cluster may take for that.
 const NEEDED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -76,7 +82,7 @@ const NEEDED_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Common {
     world: Arc<World>,
     recorder: Recorder,
-    /// A tag of each shard's: keys that have it in braces are in there.
+    /// A tag of each shard's, in its braces: keys that contain it are in there.
     tags: Vec<(ShardId, String)>,
     stop: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
@@ -109,11 +115,6 @@ trait Worker: Send + 'static {
 
     /// Does something, by chance.
     fn turn(&mut self, random: &mut StdRng) -> impl Future<Output = Result<(), Error>> + Send;
-
-    /// Whether a turn may fail so, beside what faults do to every request.
-    fn is_expected(_error: &Error) -> bool {
-        false
-    }
 }
 
 async fn work<W: Worker>(common: Arc<Common>, mut worker: W, mut random: StdRng) {
@@ -121,9 +122,7 @@ async fn work<W: Worker>(common: Arc<Common>, mut worker: W, mut random: StdRng)
         match timeout(TURN_MAX, worker.turn(&mut random)).await {
             Ok(Ok(())) => sleep(W::PAUSE_MAX.mul_f64(random.random_range(0.0..=1.0))).await,
             Ok(Err(error)) => {
-                if !W::is_expected(&error) {
-                    load::judge_failure(&common.world, &error);
-                }
+                load::judge_failure(&common.world, &error);
                 sleep(PAUSE_AFTER_FAILURE).await;
             }
             Err(_elapsed) => {
@@ -237,28 +236,24 @@ impl Features {
         Ok(())
     }
 
-    /// Judges what they were told. What the judges go by is written to a file in this directory if it can't be true.
+    /// Judges what they were told. What the judges go by is written to a file in this directory if anything was wrong in the run.
     pub(crate) fn judge(&self, dir: &Path) -> Result<()> {
-        let mut found = Vec::new();
-        for book in [&self.watched, &self.snapshots, &self.sessions] {
-            found.extend(book.judge());
-        }
-        found.extend(self.register.judge());
-        if !found.is_empty() {
-            let books = [&self.watched, &self.snapshots, &self.sessions];
-            let text: String = books.map(ToString::to_string).concat();
-            fs::write(dir.join(EVIDENCE), format!("{text}{}", self.register))?;
-            say(&format!("what the judges of features went by is beside the history, in {EVIDENCE}"));
-        }
-        let has_found = !found.is_empty();
-        for violation in found {
-            self.common.world.violation(violation);
+        let world = &self.common.world;
+        let books = [&self.watched, &self.snapshots, &self.sessions];
+        for violation in books.iter().flat_map(|book| book.judge()).chain(self.register.judge()) {
+            world.violation(violation);
         }
         if let Some(missing) = self.missing()
             && self.has_finished
-            && !has_found
+            && world.violations().is_empty()
         {
-            self.common.world.violation(format!("there was nothing to judge: no {missing}"));
+            world.violation(format!("there was nothing to judge: no {missing}"));
+        }
+        // Some was found on the spot, while they were at work.
+        if !world.violations().is_empty() {
+            let text: String = books.map(ToString::to_string).concat();
+            fs::write(dir.join(EVIDENCE), format!("{text}{}", self.register))?;
+            say(&format!("what the judges of features went by is beside the history, in {EVIDENCE}"));
         }
         Ok(())
     }

@@ -30,7 +30,10 @@ mod facts;
 mod reads;
 mod watches;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use kvd_types::{Event, Key, Record, Revision, ShardId};
@@ -49,6 +52,19 @@ pub enum End {
     NotDone,
     /// It can't be told.
     Unknown,
+}
+
+impl End {
+    /// What an answer says: made at a revision, or nothing changed; or it failed.
+    #[must_use]
+    pub fn of(answer: &kvd_types::Result<Option<Revision>>) -> Self {
+        match answer {
+            Ok(Some(revision)) => Self::Done(*revision),
+            Ok(None) => Self::NotDone,
+            Err(error) if error.outcome_unknown() => Self::Unknown,
+            Err(_) => Self::NotDone,
+        }
+    }
 }
 
 /// A write of some keys at one revision.
@@ -196,6 +212,32 @@ impl Found {
         if self.0.len() < VIOLATIONS_MAX {
             self.0.push(what());
         }
+    }
+}
+
+impl Account {
+    /// What was acknowledged and a watch should have told, and has not.
+    #[must_use]
+    pub fn lacking(&self, watch: &Watch) -> Vec<String> {
+        let events = watch.items.iter().flat_map(|item| &item.events);
+        let told: BTreeSet<(Revision, &Key)> = events.map(|event| (event.revision, &event.key)).collect();
+        let mut lacking = Vec::new();
+        for write in &self.writes {
+            let End::Done(revision) = write.end else { continue };
+            let is_after_its_begin = match watch.from {
+                From::After(after) => revision > after,
+                From::Now { started, .. } => {
+                    started.is_some_and(|started| write.invoked.sequence > started.sequence)
+                }
+            };
+            for (key, put) in write.changes.iter().filter(|_| is_after_its_begin) {
+                let is_left_out = if put.is_some() { watch.no_puts } else { watch.no_deletes };
+                if covers(&watch.start, &watch.end, key) && !is_left_out && !told.contains(&(revision, key)) {
+                    lacking.push(format!("key {key} at revision {revision}, {write}"));
+                }
+            }
+        }
+        lacking
     }
 }
 

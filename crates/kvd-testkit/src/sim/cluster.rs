@@ -35,7 +35,7 @@ const DISK_REPLACED_AFTER: Duration = Duration::from_secs(4);
 /// After data was destroyed it takes so long until a look at the cluster tells for sure what became of it.
 const DESTRUCTION_PAUSE: Duration = Duration::from_secs(5);
 
-/// Nodes of a cluster.
+/// Nodes of a cluster, at most.
 const NODES_MAX: usize = 5;
 
 /// How large a simulation is, drawn from its seed.

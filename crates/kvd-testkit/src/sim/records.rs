@@ -174,28 +174,7 @@ impl Records {
     pub(crate) fn lacks(&self, watching: &Watching) -> Option<String> {
         let state = self.state.lock();
         let watch = state.account.watches.get(watching.place)?;
-        let told: BTreeSet<(Revision, &Key)> = watch
-            .items
-            .iter()
-            .flat_map(|item| &item.events)
-            .map(|event| (event.revision, &event.key))
-            .collect();
-        state.account.writes.iter().find_map(|write| {
-            let End::Done(revision) = write.end else { return None };
-            let has_begun = match watch.from {
-                versions::From::After(after) => revision > after,
-                versions::From::Now { started, .. } => {
-                    started.is_some_and(|started| write.invoked.sequence > started.sequence)
-                }
-            };
-            write.changes.iter().filter(|_| has_begun).find_map(|(key, put)| {
-                let is_left_out = if put.is_some() { watch.no_puts } else { watch.no_deletes };
-                let covers =
-                    key.as_bytes() >= &*watch.start && (watch.end.is_empty() || key.as_bytes() < &*watch.end);
-                (covers && !is_left_out && !told.contains(&(revision, key)))
-                    .then(|| format!("key {key} at revision {revision}"))
-            })
-        })
+        state.account.lacking(watch).into_iter().next()
     }
 
     pub(crate) fn transaction(&self, transaction: Transaction) {
@@ -262,16 +241,10 @@ impl Records {
 impl Writing {
     /// It was answered: made at a revision, or nothing changed; or it failed.
     pub(crate) fn complete(self, result: &Result<Option<Revision>>) {
-        let end = match result {
-            Ok(Some(revision)) => End::Done(*revision),
-            Ok(None) => End::NotDone,
-            Err(error) if error.outcome_unknown() => End::Unknown,
-            Err(_) => End::NotDone,
-        };
         let completed = self.records.moment();
         if let Some(write) = self.records.state.lock().account.writes.get_mut(self.place) {
             write.completed = Some(completed);
-            write.end = end;
+            write.end = End::of(result);
         }
     }
 }

@@ -110,16 +110,10 @@ impl Book {
 impl Writing<'_> {
     /// It was answered: made at a revision, or nothing changed; or it failed.
     pub(super) fn complete(self, result: &Result<Option<Revision>>) {
-        let end = match result {
-            Ok(Some(revision)) => End::Done(*revision),
-            Ok(None) => End::NotDone,
-            Err(error) if error.outcome_unknown() => End::Unknown,
-            Err(_) => End::NotDone,
-        };
         let completed = self.book.common.moment();
         let write = &mut self.book.chapters.lock().unwrap()[self.chapter].writes[self.place];
         write.completed = Some(completed);
-        write.end = end;
+        write.end = End::of(result);
     }
 }
 

@@ -25,7 +25,7 @@ use super::{Common, Worker};
 pub(super) const FENCED: &str = "fenced writes";
 pub(super) const OLD_FENCES: &str = "writes tried with an old fence";
 const HELD: &str = "locks held";
-const REFUSED: &str = "fenced writes that were refused";
+pub(super) const REFUSED: &str = "fenced writes that were refused";
 
 const NAME: &str = "chaos";
 /// In the lock's shard.
@@ -118,10 +118,17 @@ impl Worker for Contender {
     async fn turn(&mut self, random: &mut StdRng) -> Result<()> {
         if !self.old.is_empty() && random.random_bool(0.3) {
             let (token, fence) = self.old.swap_remove(random.random_range(0..self.old.len()));
+            self.increase(token, fence).await?;
             self.common.count(OLD_FENCES);
-            return self.increase(token, fence).await;
+            return Ok(());
         }
-        let Some(lock) = self.client.lock(NAME, TTL).within(PATIENCE).await? else { return Ok(()) };
+        let lock = match self.client.lock(NAME, TTL).within(PATIENCE).await {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Ok(()),
+            // While it waited, its lease has ended.
+            Err(Error { kind: ErrorKind::NotFound | ErrorKind::FailedPrecondition, .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         self.common.count(HELD);
         let from = self.common.moment();
         if self.old.len() < OLD_FENCES_MAX {
@@ -136,11 +143,6 @@ impl Worker for Contender {
             lock.unlock().await?;
         }
         Ok(())
-    }
-
-    /// While it waits, its lease may end.
-    fn is_expected(error: &Error) -> bool {
-        matches!(error.kind, ErrorKind::NotFound | ErrorKind::FailedPrecondition)
     }
 }
 

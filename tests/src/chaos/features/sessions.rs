@@ -13,8 +13,8 @@ use rand::{RngExt as _, rngs::StdRng};
 use super::{Worker, book::Book};
 
 /// What is counted.
-pub(super) const READS: &str = "session reads";
-const BY_FOLLOWERS: &str = "session reads by followers";
+const READS: &str = "session reads";
+pub(super) const BY_FOLLOWERS: &str = "session reads by followers";
 /// Entries of a chapter of the book.
 pub(super) const CHAPTER_ENTRIES: usize = 2000;
 /// One turn in so many writes.

@@ -1,9 +1,10 @@
 //! Pairs of keys that always change together, a third key on another shard that follows them, and somebody who reads all of them
 //! as of one moment.
 //!
-//! The third key tells the revision of the pair that it follows, so that each snapshot can be judged by itself: halves are
-//! equal, and what follows is never ahead, for a write gets a later revision than all that its client has seen. What was
-//! finished before a snapshot was asked for, and the order of keys, are the judge's of versions.
+//! The third key tells the revision of the pair that it follows, so that each snapshot is judged by itself as soon as it is there:
+//! halves are equal, and what follows is never ahead, for a write gets a later revision than all that its client has seen.
+//! In the end the judge of versions goes over all of them again, with what was finished before each was asked for and the order
+//! of keys.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -4,13 +4,13 @@
 //! never was told to give up, and what it asks for is a few minutes old at most: it has no reason to fail. In the end, when all
 //! writers are still, the first mark of progress that vouches for all that they did must find nothing missing.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use kvd_client::{Client, Error, Key, Result, Revision, Token, TxnOp, WatchItem, WatchStream};
 use kvd_testkit::{
-    check::versions::{End, From, Item, Watch},
+    check::versions::{From, Item, Watch},
     history::Process,
 };
 use rand::{RngExt as _, rngs::StdRng};
@@ -25,7 +25,7 @@ const MARKS: &str = "marks of progress";
 
 /// How often a mark is asked for; a third of how long a node may be silent.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// A mark vouches for what was finished so long before, whatever the interval.
+/// A mark vouches for what was finished so long before, as long as the interval is not longer.
 const VOUCHES_AFTER: Duration = Duration::from_millis(2500);
 /// What a busy machine adds to that.
 const SLACK: Duration = Duration::from_secs(2);
@@ -148,7 +148,9 @@ impl Watcher {
                 break;
             }
         }
-        let lacking = self.lacking();
+        let lacking = self.book.watched(|account| {
+            account.watches.first().map(|watch| account.lacking(watch)).unwrap_or_default()
+        });
         if let Some(first) = lacking.first() {
             self.book.common.world.violation(format!(
                 "a watcher was told that nothing is missing, and {} changes are, the first {first}",
@@ -192,22 +194,6 @@ impl Watcher {
             }
         });
         progress
-    }
-
-    /// What was acknowledged and not told.
-    fn lacking(&self) -> Vec<String> {
-        self.book.watched(|account| {
-            let items = account.watches.iter().flat_map(|watch| &watch.items);
-            let told: BTreeSet<(Revision, &Key)> =
-                items.flat_map(|item| &item.events).map(|event| (event.revision, &event.key)).collect();
-            let mut lacking = Vec::new();
-            for write in &account.writes {
-                let End::Done(revision) = write.end else { continue };
-                let missing = write.changes.iter().filter(|(key, _)| !told.contains(&(revision, key)));
-                lacking.extend(missing.map(|(key, _)| format!("{key} at {revision}: {write}")));
-            }
-            lacking
-        })
     }
 }
 

@@ -256,3 +256,18 @@ fn the_version_before_is_the_one_before() {
     assert_eq!(tells(Some(row("c", "2", 20, 1))), 0);
     assert_eq!(tells(None), 1);
 }
+
+#[test]
+fn what_a_watch_has_not_told_yet_is_lacking() {
+    let told = event("c", Some("2"), 20, None);
+    let lacking = |watch: Watch| account(&writes(), &[], &[]).lacking(&watch).len();
+    assert_eq!(lacking(watch(From::After(Revision(0)), &[])), 6);
+    assert_eq!(lacking(watch(From::After(Revision(0)), &[(100, false, vec![told.clone()])])), 5);
+    assert_eq!(lacking(watch(From::After(Revision(20)), &[])), 3);
+    let no_deletes = Watch { no_deletes: true, ..watch(From::After(Revision(20)), &[]) };
+    assert_eq!(lacking(no_deletes), 2);
+    let only_c = Watch { start: "c".into(), ..watch(From::After(Revision(0)), &[(100, false, vec![told])]) };
+    assert_eq!(lacking(only_c), 1);
+    let from_now = From::Now { asked: moment(2), started: Some(moment(5)) };
+    assert_eq!(lacking(watch(from_now, &[])), 2);
+}
