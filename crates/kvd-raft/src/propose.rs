@@ -1,8 +1,10 @@
 //! Writes on their way into a group's log.
 //!
 //! What waits becomes one entry: a single task takes up to [`ENTRY_COMMANDS_MAX`] commands or [`ENTRY_BYTES_TARGET`]
-//! bytes, proposes them as one log entry, and goes on while up to [`ENTRIES_IN_FLIGHT_MAX`] entries are under way. There
-//! is no timer: under light load a command goes at once, under heavy load entries grow by themselves.
+//! bytes and proposes them as one log entry. What comes while an entry is under way waits for it, unless
+//! [`ENTRY_COMMANDS_MIN`] have come: then up to [`ENTRIES_IN_FLIGHT_MAX`] are under way at once. There is no timer: under
+//! light load a command goes at once, under heavy load entries grow by themselves. An entry costs each replica about as much
+//! as some dozens of commands, so many small ones at once would be slower for everybody.
 //!
 //! At the bound ([`PROPOSAL_QUEUE_MAX`] commands or [`PROPOSAL_QUEUE_BYTES_MAX`] bytes waiting) a command is refused as
 //! overloaded, at once and unapplied. A command whose caller has gone away is still proposed: it may be one of a batch.
@@ -31,14 +33,14 @@ use kvd_proto::log::encode_proposal;
 use kvd_types::{
     Command, Error, ErrorKind, GroupId, Outcome, Proposal, Result, Revision, Term,
     limits::{
-        ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, PROPOSAL_QUEUE_BYTES_MAX,
-        PROPOSAL_QUEUE_MAX, READ_QUEUE_MAX,
+        ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, ENTRY_COMMANDS_MIN,
+        PROPOSAL_QUEUE_BYTES_MAX, PROPOSAL_QUEUE_MAX, READ_QUEUE_MAX,
     },
 };
 use openraft::{errors::ClientWriteError, impls::OneshotResponder};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -64,6 +66,8 @@ pub(crate) const TICK_REST: RangeInclusive<Duration> = Duration::from_millis(50)
 pub(crate) struct ProposalQueue {
     group: GroupId,
     waiting: mpsc::Sender<Waiting>,
+    /// So many wait that they are worth an entry beside the one in flight.
+    many_wait: Arc<Notify>,
     waiting_bytes: Arc<AtomicUsize>,
     proposed: Arc<AtomicU64>,
     pins: Arc<Mutex<Pins>>,
@@ -110,6 +114,7 @@ pub(crate) struct Proposer {
     waiting: mpsc::Receiver<Waiting>,
     /// Taken out of the queue, and to be served next.
     held: Option<Waiting>,
+    many_wait: Arc<Notify>,
     waiting_bytes: Arc<AtomicUsize>,
     proposed: Arc<AtomicU64>,
     pins: Arc<Mutex<Pins>>,
@@ -144,12 +149,14 @@ impl ProposalQueue {
     /// A queue, and the task that empties it.
     pub(crate) fn new(parts: ProposerParts) -> (Self, Proposer) {
         let (sender, receiver) = mpsc::channel(PROPOSAL_QUEUE_MAX);
+        let many_wait = Arc::new(Notify::new());
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let proposed = Arc::new(AtomicU64::new(0));
         let (pins, started) = (Arc::<Mutex<Pins>>::default(), Instant::now());
         let queue = Self {
             group: parts.group,
             waiting: sender,
+            many_wait: Arc::clone(&many_wait),
             waiting_bytes: Arc::clone(&waiting_bytes),
             proposed: Arc::clone(&proposed),
             pins: Arc::clone(&pins),
@@ -159,6 +166,7 @@ impl ProposalQueue {
             parts,
             waiting: receiver,
             held: None,
+            many_wait,
             waiting_bytes,
             proposed,
             pins,
@@ -203,7 +211,11 @@ impl ProposalQueue {
         self.waiting.try_send(waiting).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => self.overloaded(&format!("{PROPOSAL_QUEUE_MAX} requests")),
             mpsc::error::TrySendError::Closed(_) => self.stopped(),
-        })
+        })?;
+        if self.waiting.max_capacity() - self.waiting.capacity() >= ENTRY_COMMANDS_MIN {
+            self.many_wait.notify_one();
+        }
+        Ok(())
     }
 
     /// How many commands were proposed since this was last asked.
@@ -233,12 +245,13 @@ impl Proposer {
                 in_flight.extend(self.serve(held));
                 continue;
             }
-            let room = in_flight.len() < ENTRIES_IN_FLIGHT_MAX;
+            let room = begins(in_flight.len(), self.waiting.len());
             let tick = self.next_tick().filter(|_| room);
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => break,
                 Some((number, outcome)) = in_flight.next() => self.entries.ended(number, outcome),
+                () = self.many_wait.notified(), if !room => {}
                 waiting = self.waiting.recv(), if room => match waiting {
                     Some(waiting) => in_flight.extend(self.serve(waiting)),
                     None => break,
@@ -430,6 +443,15 @@ impl Entries {
     }
 }
 
+/// Whether another entry is worth its price: so many are under way, and so many commands wait.
+const fn begins(in_flight: usize, waiting: usize) -> bool {
+    match in_flight {
+        0 => true,
+        1..ENTRIES_IN_FLIGHT_MAX => waiting >= ENTRY_COMMANDS_MIN,
+        _ => false,
+    }
+}
+
 fn monotonic_ms(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
@@ -478,5 +500,20 @@ fn give_out(outcomes: Result<Vec<Outcome>>, callers: Vec<oneshot::Sender<Result<
 fn answer<T>(caller: oneshot::Sender<Result<T>>, outcome: Result<T>) {
     if caller.send(outcome).is_err() {
         tracing::trace!("a caller has gone away");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_goes_alone_at_once_and_beside_others_only_if_it_is_worth_it() {
+        assert!(begins(0, 0));
+        for others in 1..ENTRIES_IN_FLIGHT_MAX {
+            assert!(!begins(others, ENTRY_COMMANDS_MIN - 1));
+            assert!(begins(others, ENTRY_COMMANDS_MIN));
+        }
+        assert!(!begins(ENTRIES_IN_FLIGHT_MAX, PROPOSAL_QUEUE_MAX));
     }
 }

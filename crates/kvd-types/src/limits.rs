@@ -62,6 +62,8 @@ pub const ENDED_LEASE_KEPT: Duration = Duration::from_secs(3600);
 
 /// Most commands in one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 1024;
+/// Commands that are worth a log entry of their own while another one of the shard is under way.
+pub const ENTRY_COMMANDS_MIN: usize = 64;
 /// Target size of one log entry, in bytes; a single larger command still makes an entry.
 pub const ENTRY_BYTES_TARGET: usize = 1 << 20;
 /// Largest encoded log entry, in bytes; a longer one in the log or on the wire is corruption.
@@ -141,6 +143,7 @@ const _: () = {
     assert!(REQUEST_BYTES_MAX <= PROPOSAL_QUEUE_BYTES_MAX);
     assert!(PIPELINE_WINDOW_MAX <= SESSION_OUTCOMES_MAX);
     assert!(FRAME_OPERATIONS_MAX <= PIPELINE_WINDOW_MAX);
+    assert!(ENTRY_COMMANDS_MIN <= ENTRY_COMMANDS_MAX);
     assert!(ENTRY_COMMANDS_MAX <= PROPOSAL_QUEUE_MAX);
     assert!(VALUE_BYTES_MAX <= SESSION_OUTCOME_BYTES_MAX);
     assert!(SESSION_OUTCOME_BYTES_MAX + SESSION_OUTCOMES_MAX * OUTCOME_BYTES <= SHARD_OUTCOME_BYTES_MAX);
