@@ -32,6 +32,14 @@ impl Machine {
         }
     }
 
+    /// Keeps about so many bytes of what writes will ask for at hand. Of no effect on what comes of them.
+    pub fn keep_at_hand(&mut self, bytes_max: u64) {
+        match self {
+            Self::Shard(machine) => machine.keep_at_hand(bytes_max),
+            Self::Meta(_) => {}
+        }
+    }
+
     /// Applies an entry: one outcome per command, in order.
     ///
     /// # Errors

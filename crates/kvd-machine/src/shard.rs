@@ -46,6 +46,7 @@ use self::{
     keys::Contents,
     leases::Leases,
     pending::Pending,
+    recent::Recent,
     sessions::{Admission, Sessions},
     write::Decision,
 };
@@ -63,6 +64,7 @@ mod leases;
 pub(crate) mod page;
 mod pending;
 mod reader;
+mod recent;
 mod record;
 mod sessions;
 mod write;
@@ -90,6 +92,7 @@ pub struct ShardMachine {
     history: History,
     leases: Leases,
     sessions: Sessions,
+    recent: Arc<Recent>,
     /// What readers see of the counters, as of the last entry.
     published: Arc<Mutex<ShardStats>>,
 }
@@ -118,12 +121,22 @@ impl ShardMachine {
             },
             leases: Leases { count: row.leases, ending: row.leases_ending, digest: row.leases_digest },
             sessions,
+            recent: Arc::default(),
             published: Arc::default(),
             table,
         };
-        machine.look_for_due(&Pending::new(Arc::clone(&machine.table)))?;
+        machine.look_for_due(&machine.pending())?;
         machine.publish();
         Ok(machine)
+    }
+
+    /// Keeps about so many bytes of current versions at hand; see [`crate::Machine::keep_at_hand`].
+    pub fn keep_at_hand(&mut self, bytes_max: u64) {
+        self.recent = Arc::new(Recent::new(bytes_max));
+    }
+
+    fn pending(&self) -> Pending {
+        Pending::new(Arc::clone(&self.table), Arc::clone(&self.recent))
     }
 
     /// Applies an entry; see [`crate::Machine::apply`].
@@ -136,7 +149,7 @@ impl ShardMachine {
         self.ceiling = self.ceiling.max(proposal.ceiling.min(CLOCK_MAX));
         self.age_ms = self.age_ms.max(proposal.age_ms);
         self.sessions.pass_time(clock);
-        let mut pending = Pending::new(Arc::clone(&self.table));
+        let mut pending = self.pending();
         if self.history.compact(proposal.compacted.min(self.last_revision)) {
             // Told before anything goes: whoever reads looks again when it has read.
             self.publish();
@@ -224,8 +237,8 @@ impl ShardMachine {
     /// # Errors
     /// See [`crate::Machine::reload`].
     pub fn reload(&mut self) -> Result<(), Error> {
-        let published = Arc::clone(&self.published);
-        *self = Self { published, ..Self::open(self.shard, Arc::clone(&self.table))? };
+        let (published, recent) = (Arc::clone(&self.published), Arc::new(self.recent.emptied()));
+        *self = Self { published, recent, ..Self::open(self.shard, Arc::clone(&self.table))? };
         self.publish();
         Ok(())
     }

@@ -36,7 +36,7 @@ use crate::{
     pace::HistoryOptions,
     propose::ProposalQueue,
     read::ReadQueue,
-    state::{DrainOptions, Fault, ReplicaState, StateParts},
+    state::{Fault, MemoryOptions, ReplicaState, StateParts},
     state_machine::StateMachine,
     transport::Transport,
     types::{Metrics, TypeConfig},
@@ -107,7 +107,7 @@ pub struct Parts {
     /// replica that has just been opened elects nobody for as long as it may have promised.
     pub lease_reads: bool,
     /// When its rows go to the engine.
-    pub drain: DrainOptions,
+    pub memory: MemoryOptions,
     /// Where it waits for the disk.
     pub blocking: Blocking,
     /// Told what it does.
@@ -241,14 +241,14 @@ impl Group {
             timing,
             history,
             lease_reads,
-            drain,
+            memory,
             blocking,
             observer,
         } = parts;
         let opened_at = Instant::now();
         let state = {
             let log = log.clone();
-            let parts = StateParts { group, replica, table, checkpoints, drain, blocking, observer };
+            let parts = StateParts { group, replica, table, checkpoints, memory, blocking, observer };
             let opened = blocking.run(move || Ok(open::state(parts, &log, rebuild)));
             opened.await.map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
         };

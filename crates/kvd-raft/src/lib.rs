@@ -43,7 +43,7 @@ mod types;
 
 pub use group::{Group, Leadership, Members, OpenError, Parts, ReadPoint, Role, Status, Timing};
 pub use pace::HistoryOptions;
-pub use state::{DrainOptions, Fault};
+pub use state::{Fault, MemoryOptions};
 pub use transport::{CallError, Lane, Transport};
 
 #[cfg(test)]

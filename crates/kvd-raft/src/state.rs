@@ -8,7 +8,7 @@
 //!   that carries its own place in the log;
 //! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. While a checkpoint
 //!   holds it the engine's rows stand still and writes go on in memory, up to
-//!   [`DrainOptions::memory_rows_max`] and [`DrainOptions::memory_bytes_max`]; beyond that, applying waits.
+//!   [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that, applying waits.
 //!
 //! A fault in the rows (a checksum that fails) is reported once and for good: whoever opened the group stops it and
 //! rebuilds it from checkpoint and log. It is never served.
@@ -36,26 +36,33 @@ use crate::{
     types::{Entry, LogId, SnapshotMeta, StoredMembership},
 };
 
-/// When rows are drained from memory to the engine.
+/// Which of a replica's rows are in memory, and when they are drained to the engine.
 #[derive(Clone, Copy, Debug)]
-pub struct DrainOptions {
-    /// Once this many rows wait.
-    pub rows: usize,
-    /// Or this long after the first of them.
-    pub interval: Duration,
+pub struct MemoryOptions {
+    /// They are drained once so many wait…
+    pub drain_rows: usize,
+    /// …or so many bytes of them…
+    pub drain_bytes: usize,
+    /// …or this long after the first of them. The larger the batches, the less an engine has to do: what is written again
+    /// meanwhile never gets there. But an engine may let nobody read while it takes one.
+    pub drain_interval: Duration,
     /// Rows that may wait in memory while the engine's rows stand still; applying waits beyond it.
-    pub memory_rows_max: usize,
+    pub rows_max: usize,
     /// Bytes of such rows.
-    pub memory_bytes_max: usize,
+    pub bytes_max: usize,
+    /// Bytes of current versions that are kept at hand for the writes that replace them.
+    pub at_hand_bytes_max: u64,
 }
 
-impl Default for DrainOptions {
+impl Default for MemoryOptions {
     fn default() -> Self {
         Self {
-            rows: 2000,
-            interval: Duration::from_millis(20),
-            memory_rows_max: 512 * 1024,
-            memory_bytes_max: 256 << 20,
+            drain_rows: 10_000,
+            drain_bytes: 16 << 20,
+            drain_interval: Duration::from_millis(500),
+            rows_max: 512 * 1024,
+            bytes_max: 256 << 20,
+            at_hand_bytes_max: 16 << 20,
         }
     }
 }
@@ -66,7 +73,7 @@ pub(crate) struct StateParts {
     pub(crate) replica: ReplicaId,
     pub(crate) table: Arc<Table>,
     pub(crate) checkpoints: CheckpointStore,
-    pub(crate) drain: DrainOptions,
+    pub(crate) memory: MemoryOptions,
     pub(crate) blocking: Blocking,
     pub(crate) observer: Arc<dyn Observer>,
 }
@@ -92,10 +99,12 @@ pub(crate) struct ReplicaState {
     applier: Mutex<Applier>,
     /// Held by whoever moves rows out of memory.
     cut: tokio::sync::Mutex<()>,
-    drain: DrainOptions,
+    memory: MemoryOptions,
     pub(crate) blocking: Blocking,
     /// Rows wait in memory.
     rows_waiting: Notify,
+    /// So many that they are to be drained at once.
+    much_waits: Notify,
     /// Counts drains, so that an applier at the bound can wait for one.
     drains: watch::Sender<u64>,
     fault: watch::Sender<Option<Fault>>,
@@ -118,8 +127,9 @@ struct Applier {
 impl ReplicaState {
     /// Takes up the state that the table holds.
     pub(crate) fn open(parts: StateParts) -> Result<Self> {
-        let StateParts { group, replica, table, checkpoints, drain, blocking, observer } = parts;
-        let machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
+        let StateParts { group, replica, table, checkpoints, memory, blocking, observer } = parts;
+        let mut machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
+        machine.keep_at_hand(memory.at_hand_bytes_max);
         let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
         observer.taken_up(group, replica, &machine);
         Ok(Self {
@@ -127,12 +137,13 @@ impl ReplicaState {
             replica,
             table,
             checkpoints,
-            drain,
+            memory,
             blocking,
             observer,
             applier: Mutex::new(Applier { machine, last, membership }),
             cut: tokio::sync::Mutex::new(()),
             rows_waiting: Notify::new(),
+            much_waits: Notify::new(),
             drains: watch::Sender::new(0),
             fault: watch::Sender::new(None),
             prepared: Mutex::default(),
@@ -246,6 +257,9 @@ impl ReplicaState {
         drop(applier);
         self.applied.send_replace(position.index);
         self.rows_waiting.notify_one();
+        if self.has_much() {
+            self.much_waits.notify_one();
+        }
         Ok(outcomes)
     }
 
@@ -269,9 +283,13 @@ impl ReplicaState {
         Ok(())
     }
 
+    fn has_much(&self) -> bool {
+        self.table.active_rows() >= self.memory.drain_rows
+            || self.table.active_bytes() >= self.memory.drain_bytes
+    }
+
     fn has_room(&self) -> bool {
-        self.table.active_rows() <= self.drain.memory_rows_max
-            && self.table.active_bytes() <= self.drain.memory_bytes_max
+        self.table.active_rows() <= self.memory.rows_max && self.table.active_bytes() <= self.memory.bytes_max
     }
 
     /// Freezes what is in memory, as a cut between two entries.
@@ -291,10 +309,11 @@ impl ReplicaState {
                 () = cancelled.cancelled() => return,
                 () = self.rows_waiting.notified() => {}
             }
-            if self.table.active_rows() < self.drain.rows {
+            if !self.has_much() {
                 tokio::select! {
                     () = cancelled.cancelled() => return,
-                    () = tokio::time::sleep(self.drain.interval) => {}
+                    () = self.much_waits.notified() => {}
+                    () = tokio::time::sleep(self.memory.drain_interval) => {}
                 }
             }
             if self.drain().await.is_err() {

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -75,11 +76,9 @@ fn local_command() -> Command {
                 .help("Node i has gRPC on PORT + 10 (i - 1), peers on the next port, HTTP on the one after"),
         )
         .arg(
-            Arg::new("shards")
-                .long("shards")
-                .value_name("COUNT")
-                .value_parser(value_parser!(u32))
-                .help("Shards of a new cluster"),
+            Arg::new("shards").long("shards").value_name("COUNT").value_parser(value_parser!(u32)).help(
+                "Shards of a new cluster; unless told otherwise about as many as this machine has cores",
+            ),
         )
         .arg(
             Arg::new("replication-factor")
@@ -138,6 +137,7 @@ fn run_local(matches: &ArgMatches) -> ExitCode {
         shards: matches.get_one("shards").copied(),
         replication_factor: matches.get_one("replication-factor").copied(),
         restart: matches.get_flag("restart"),
+        cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     };
     let planned = Directory::lock(&options.dir).and_then(|directory| {
         let plan = Plan::new(&options, directory.path(), directory.existing_nodes())?;
@@ -157,7 +157,7 @@ fn run_local(matches: &ArgMatches) -> ExitCode {
         complain(&format!("error: {error}"));
         return ExitCode::from(REFUSED);
     }
-    let outcome = serve::block_on(async |stop| {
+    let outcome = serve::block_on(None, async |stop| {
         let program = std::env::current_exe()?;
         let (mut out, mut log) = (io::stdout(), io::stderr());
         Ok(local::run(&program, &plan, &directory, stop, &mut out, &mut log).await?)

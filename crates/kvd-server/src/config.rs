@@ -143,6 +143,8 @@ pub struct Storage {
     pub drain_interval_ms: u64,
     /// What the engine may keep in memory, in bytes.
     pub cache_bytes: u64,
+    /// What shards may keep in memory of the versions that writes will replace, in bytes.
+    pub at_hand_bytes: u64,
 }
 
 /// What holds the applied state.
@@ -163,6 +165,8 @@ pub struct Limits {
     pub value_bytes_max: usize,
     /// Most connections on each of the client and the HTTP port; those beyond are closed at once.
     pub connections_max: u32,
+    /// Threads that do the work, but for disks'; zero: as many as the machine has cores.
+    pub threads: u32,
 }
 
 /// How a node stops.
@@ -267,11 +271,12 @@ impl Default for Config {
                 log_segment_bytes: 64 << 20,
                 checkpoint_log_bytes: 256 << 20,
                 flush_interval_ms: 30_000,
-                drain_rows: 2000,
-                drain_interval_ms: 20,
+                drain_rows: 10_000,
+                drain_interval_ms: 500,
                 cache_bytes: 64 << 20,
+                at_hand_bytes: 64 << 20,
             },
-            limits: Limits { value_bytes_max: VALUE_BYTES_MAX, connections_max: 4096 },
+            limits: Limits { value_bytes_max: VALUE_BYTES_MAX, connections_max: 4096, threads: 0 },
             shutdown: Shutdown { grace_ms: 20_000 },
             log: Log {
                 format: LogFormat::Text,

@@ -25,6 +25,7 @@
 use std::{
     ffi::OsString,
     io::Write,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -57,6 +58,8 @@ pub struct Options {
     pub replication_factor: Option<u32>,
     /// Start a child again that has died.
     pub restart: bool,
+    /// The machine's cores, which the nodes share.
+    pub cores: NonZeroUsize,
 }
 
 /// Nodes of a new cluster.

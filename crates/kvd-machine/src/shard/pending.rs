@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 use bytes::Bytes;
 use kvd_storage::table::Table;
 
-use super::history::Change;
+use super::{history::Change, recent::Recent};
 use crate::Error;
 
 /// Bytes of rows that are read at once.
@@ -15,14 +15,15 @@ const READ_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Pending {
     table: Arc<Table>,
+    recent: Arc<Recent>,
     rows: BTreeMap<Bytes, Option<Bytes>>,
     /// The changes of keys, in their order, that have no row yet.
     pub(super) changes: Vec<Change>,
 }
 
 impl Pending {
-    pub(super) const fn new(table: Arc<Table>) -> Self {
-        Self { table, rows: BTreeMap::new(), changes: Vec::new() }
+    pub(super) const fn new(table: Arc<Table>, recent: Arc<Recent>) -> Self {
+        Self { table, recent, rows: BTreeMap::new(), changes: Vec::new() }
     }
 
     /// Gives a row a new value, or removes it.
@@ -32,10 +33,17 @@ impl Pending {
 
     /// A row as the commands before in this entry have left it.
     pub(super) fn get(&self, row: &Bytes) -> Result<Option<Bytes>, Error> {
-        match self.rows.get(row) {
-            Some(changed) => Ok(changed.clone()),
-            None => Ok(self.table.get(row)?),
+        if let Some(changed) = self.rows.get(row) {
+            return Ok(changed.clone());
         }
+        if let Some(known) = self.recent.get(row) {
+            return Ok(Some(known));
+        }
+        let found = self.table.get(row)?;
+        if let Some(value) = &found {
+            self.recent.found(row, value);
+        }
+        Ok(found)
     }
 
     /// The first rows from one on and before another, as the commands before have left them; and whether there are more.
@@ -70,8 +78,9 @@ impl Pending {
         Ok((found, false))
     }
 
-    /// All rows that have changed.
+    /// All rows that have changed, to go to the table before anything else is asked for.
     pub(super) fn into_rows(self) -> BTreeMap<Bytes, Option<Bytes>> {
+        self.recent.changed(self.rows.iter());
         self.rows
     }
 }

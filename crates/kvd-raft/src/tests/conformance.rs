@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     codec,
     log_store::LogStore,
-    state::{DrainOptions, ReplicaState, StateParts},
+    state::{MemoryOptions, ReplicaState, StateParts},
     state_machine::StateMachine,
     types::TypeConfig,
 };
@@ -45,7 +45,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
             replica,
             table: Arc::new(table),
             checkpoints,
-            drain: DrainOptions::default(),
+            memory: MemoryOptions::default(),
             blocking: crate::blocking::Blocking::Pool,
             observer: Arc::new(crate::observe::NoObserver),
         });

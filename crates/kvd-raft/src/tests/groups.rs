@@ -11,7 +11,7 @@ use kvd_types::{
 };
 
 use super::harness::{self, GROUP, Network, Node, leader, put, put_many, until, value};
-use crate::{DrainOptions, Fault, Group, OpenError, Role};
+use crate::{Fault, Group, MemoryOptions, OpenError, Role};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_becomes_few_entries_and_every_replica_applies_them_alike() {
@@ -160,7 +160,7 @@ async fn a_replica_applies_more_of_its_log_at_start_than_memory_may_hold() {
     until("all have it", || value(&last, "key-2999").is_some()).await;
     nodes[2].crash(&last).await;
     network.cut_off(3);
-    nodes[2].drain = DrainOptions { memory_rows_max: 50, ..DrainOptions::default() };
+    nodes[2].memory = MemoryOptions { rows_max: 50, ..MemoryOptions::default() };
     let opened = tokio::time::timeout(harness::PATIENCE, nodes[2].open()).await.expect("it opens");
     assert_eq!(value(&opened, "key-0").as_deref(), Some("key-0"));
 }

@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::{
-    CallError, DrainOptions, Group, HistoryOptions, Lane, OpenError, Parts, Timing, Transport,
+    CallError, Group, HistoryOptions, Lane, MemoryOptions, OpenError, Parts, Timing, Transport,
     clock::SystemClock,
 };
 
@@ -151,7 +151,7 @@ pub(super) struct Node {
     pub(super) checkpoints: PathBuf,
     /// Where the checkpoints are.
     pub(super) checkpoint_disk: Arc<dyn Disk>,
-    pub(super) drain: DrainOptions,
+    pub(super) memory: MemoryOptions,
     network: Network,
     _dir: TempDir,
 }
@@ -163,14 +163,14 @@ impl Node {
         let (log, _) = Log::open(Arc::new(RealDisk), &dir.path().join("log"), options).unwrap();
         let checkpoints = dir.path().join("checkpoints");
         let engine = Arc::new(MemoryEngine::new());
-        let drain = DrainOptions::default();
+        let memory = MemoryOptions::default();
         Self {
             id,
             log,
             engine,
             checkpoints,
             checkpoint_disk: Arc::new(RealDisk),
-            drain,
+            memory,
             network: network.clone(),
             _dir: dir,
         }
@@ -196,7 +196,7 @@ impl Node {
                 timing: Timing::default(),
                 history: HistoryOptions::default(),
                 lease_reads: true,
-                drain: self.drain,
+                memory: self.memory,
                 blocking: crate::blocking::Blocking::Pool,
                 observer: Arc::new(crate::observe::NoObserver),
             },

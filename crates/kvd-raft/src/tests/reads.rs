@@ -9,18 +9,18 @@ use futures::FutureExt as _;
 use kvd_types::{ErrorKind, Revision};
 
 use super::harness::{Network, Node, PATIENCE, leader, put, until, value};
-use crate::state::DrainOptions;
+use crate::state::MemoryOptions;
 
-fn stands_still() -> DrainOptions {
+fn stands_still() -> MemoryOptions {
     let never = Duration::from_secs(3600);
-    DrainOptions { rows: usize::MAX, interval: never, memory_rows_max: 0, ..DrainOptions::default() }
+    MemoryOptions { drain_rows: usize::MAX, drain_interval: never, rows_max: 0, ..MemoryOptions::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_has_not_applied_that_a_revision_was_shown_does_not_call_it_the_future() {
     let network = Network::default();
     let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, &network)).collect();
-    nodes[2].drain = stands_still();
+    nodes[2].memory = stands_still();
     let founders: Vec<_> = nodes.iter().map(Node::replica).collect();
     let mut groups = Vec::new();
     for node in &nodes {
@@ -53,7 +53,7 @@ async fn a_leader_that_has_not_applied_that_a_revision_was_shown_does_not_call_i
 async fn a_read_is_not_answered_before_what_is_committed_is_applied() {
     let network = Network::default();
     let mut node = Node::new(1, &network);
-    node.drain = stands_still();
+    node.memory = stands_still();
     let opened = node.open().await;
     opened.initialize(&[node.replica()]).await.unwrap();
     let (_, group) = leader(&[opened]).await;

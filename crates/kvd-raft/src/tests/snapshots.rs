@@ -8,7 +8,7 @@ use openraft::{EntryPayload, RaftSnapshotBuilder as _};
 
 use crate::{
     codec,
-    state::{DrainOptions, ReplicaState, StateParts},
+    state::{MemoryOptions, ReplicaState, StateParts},
     state_machine::StateMachine,
     types::Entry,
 };
@@ -22,7 +22,7 @@ async fn a_checkpoint_is_said_to_reach_as_far_as_it_does() {
         replica,
         table: Arc::new(Table::open(Arc::new(MemoryEngine::new()), replica).unwrap()),
         checkpoints: CheckpointStore::open(Arc::new(disk), Path::new("/data/checkpoints")).unwrap(),
-        drain: DrainOptions::default(),
+        memory: MemoryOptions::default(),
         blocking: crate::blocking::Blocking::Pool,
         observer: Arc::new(crate::observe::NoObserver),
     });

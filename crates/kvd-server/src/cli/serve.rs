@@ -1,6 +1,6 @@
 //! `kvd serve`: a node's process around the node.
 
-use std::{io::Read as _, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{io::Read as _, num::NonZeroUsize, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use kvd_server::{config::Loaded, metrics::Metrics, node, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -23,7 +23,8 @@ pub(super) fn run(loaded: &Loaded, stop_on_stdin_close: bool) -> ExitCode {
     }
     raise_file_limit();
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
-    let outcome = block_on(async |stop| {
+    let threads = usize::try_from(config.limits.threads).ok().and_then(NonZeroUsize::new);
+    let outcome = block_on(threads, async |stop| {
         if stop_on_stdin_close {
             watch_stdin(stop.clone())?;
         }
@@ -38,9 +39,17 @@ pub(super) fn run(loaded: &Loaded, stop_on_stdin_close: bool) -> ExitCode {
     }
 }
 
-/// Runs to its end what stops when its token, which signals cancel, is cancelled.
-pub(super) fn block_on(run: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+/// Runs to its end what stops when its token, which signals cancel, is cancelled; on so many threads, or as many as there are
+/// cores.
+pub(super) fn block_on(
+    threads: Option<NonZeroUsize>,
+    run: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    let runtime = builder.enable_all().build()?;
     let outcome = runtime.block_on(async {
         let stop = CancellationToken::new();
         signals::watch(stop.clone())?;

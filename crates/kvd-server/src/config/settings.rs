@@ -216,6 +216,12 @@ pub static SETTINGS: &[Setting] = &[
         "What the engine may keep in memory"
     ),
     setting!(
+        "storage.at_hand_bytes",
+        Some("storage-at-hand-bytes"),
+        Kind::Bytes(DISK_BYTES),
+        "What shards may keep in memory of the versions that writes will replace"
+    ),
+    setting!(
         "limits.value_bytes_max",
         Some("limits-value-bytes-max"),
         Kind::Bytes(1..=VALUE_BYTES_MAX as u64),
@@ -226,6 +232,12 @@ pub static SETTINGS: &[Setting] = &[
         Some("limits-connections-max"),
         Kind::Integer(1..=1_000_000),
         "Most connections on each of the client and the HTTP port"
+    ),
+    setting!(
+        "limits.threads",
+        Some("limits-threads"),
+        Kind::Integer(0..=1024),
+        "Threads that do the work, but for disks'; 0: as many as the machine has cores"
     ),
     setting!(
         "shutdown.grace_ms",

@@ -3,8 +3,11 @@
 use std::{
     ffi::{OsStr, OsString},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
+
+use kvd_types::limits::SHARDS_DEFAULT;
 
 use super::{Error, NODES_DEFAULT, NODES_MAX, Options};
 
@@ -59,6 +62,27 @@ impl NodePlan {
     }
 }
 
+/// What of this machine each of its nodes gets.
+///
+/// Nodes that share a machine do all of each other's work: each entry of a shard is written and applied on all of them. So
+/// there are as many threads as cores, not that many in each node; and as few shards as keep all cores busy, an equal number of
+/// leaders for each node, for the work that an entry is, whatever is in it, falls on the same cores for each shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    shards: u32,
+    threads: u32,
+}
+
+impl Share {
+    fn of(nodes: u16, cores: NonZeroUsize) -> Self {
+        let nodes = u32::from(nodes.max(1));
+        let cores = u32::try_from(cores.get()).unwrap_or(u32::MAX);
+        let shards = cores.div_ceil(nodes).saturating_mul(nodes);
+        let most = SHARDS_DEFAULT.max(nodes);
+        Self { shards: shards.min(most - most % nodes), threads: (cores / nodes).max(1) }
+    }
+}
+
 impl Plan {
     /// The nodes to start on a directory that has so many already.
     ///
@@ -80,6 +104,7 @@ impl Plan {
         let address = |node: u16, offset: u16| {
             SocketAddr::from((Ipv4Addr::LOCALHOST, base_port + PORTS_PER_NODE * (node - 1) + offset))
         };
+        let share = Share::of(nodes, options.cores);
         let seeds: Vec<String> = (1..=nodes).map(|node| address(node, 1).to_string()).collect();
         let plan_of = |number: u16| {
             let dir = dir.join(format!("node-{number}"));
@@ -101,10 +126,10 @@ impl Plan {
                 ("cluster-initial-nodes", nodes.to_string()),
             ];
             args.extend(more.map(|(flag, value)| format!("--{flag}={value}").into()));
-            let shards = options.shards.map(|shards| format!("--cluster-shards={shards}").into());
+            args.push(format!("--cluster-shards={}", options.shards.unwrap_or(share.shards)).into());
+            args.push(format!("--limits-threads={}", share.threads).into());
             let factor = options.replication_factor;
-            let factor = factor.map(|factor| format!("--cluster-replication-factor={factor}").into());
-            args.extend(shards.into_iter().chain(factor));
+            args.extend(factor.map(|factor| format!("--cluster-replication-factor={factor}").into()));
             NodePlan { number, dir, client, peer, http, args }
         };
         Ok(Self { nodes: (1..=nodes).map(plan_of).collect(), restart: options.restart })

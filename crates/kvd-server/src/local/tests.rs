@@ -31,6 +31,7 @@ fn options(dir: &Path) -> Options {
         shards: None,
         replication_factor: None,
         restart: false,
+        cores: NonZeroUsize::new(8).unwrap(),
     }
 }
 
@@ -47,12 +48,36 @@ fn a_plan_gives_each_node_its_ports_and_directory() {
         "/bin/kvd serve --data-dir=/data/node-2/data --node-name=node-2 \
          --seeds=127.0.0.1:7401,127.0.0.1:7411,127.0.0.1:7421 --listen-client=127.0.0.1:7410 \
          --listen-peer=127.0.0.1:7411 --listen-http=127.0.0.1:7412 --advertise-client=127.0.0.1:7410 \
-         --advertise-peer=127.0.0.1:7411 --advertise-http=127.0.0.1:7412 --cluster-initial-nodes=3 --cluster-shards=5"
+         --advertise-peer=127.0.0.1:7411 --advertise-http=127.0.0.1:7412 --cluster-initial-nodes=3 --cluster-shards=5 \
+         --limits-threads=2"
     );
     assert!(
         plan.welcome(Path::new("/data"))
             .starts_with("ready: 3 nodes, endpoints 127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420\n")
     );
+}
+
+#[test]
+fn nodes_share_the_machine() {
+    for (nodes, cores, shards, threads) in [
+        (3, 1, 3, 1),
+        (3, 2, 3, 1),
+        (3, 8, 9, 2),
+        (3, 64, 12, 21),
+        (1, 2, 2, 2),
+        (5, 4, 5, 1),
+        (32, 4, 32, 1),
+    ] {
+        let cores = NonZeroUsize::new(cores).unwrap();
+        let plan = plan(&Options { nodes: Some(nodes), cores, ..options(Path::new("x")) }, 0).unwrap();
+        let wanted = [format!("--cluster-shards={shards}"), format!("--limits-threads={threads}")];
+        for node in &plan.nodes {
+            assert!(
+                wanted.iter().all(|argument| node.args.iter().any(|given| **given == **argument)),
+                "{node:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kvd_machine::MetaState;
 use kvd_raft::{
-    DrainOptions, Fault, Group, HistoryOptions, OpenError, Parts, Timing, Transport, blocking::Blocking,
+    Fault, Group, HistoryOptions, MemoryOptions, OpenError, Parts, Timing, Transport, blocking::Blocking,
     clock::Clock, observe::Observer,
 };
 use kvd_storage::log;
@@ -26,7 +26,9 @@ pub(super) struct Replicas {
     clock: Arc<dyn Clock>,
     blocking: Blocking,
     timing: Timing,
-    drain: DrainOptions,
+    memory: MemoryOptions,
+    /// Bytes of current versions that all replicas together keep at hand.
+    at_hand_bytes_max: u64,
     observer: Arc<dyn Observer>,
     meta: watch::Receiver<Arc<MetaState>>,
     open: RwLock<Open>,
@@ -55,11 +57,12 @@ impl Replicas {
             clock: platform.clock(),
             blocking: platform.blocking(),
             timing: Timing { heartbeat: config.raft.heartbeat(), election_timeout_min, election_timeout_max },
-            drain: DrainOptions {
-                rows: usize::try_from(config.storage.drain_rows).unwrap_or(usize::MAX),
-                interval: config.storage.drain_interval(),
-                ..DrainOptions::default()
+            memory: MemoryOptions {
+                drain_rows: usize::try_from(config.storage.drain_rows).unwrap_or(usize::MAX),
+                drain_interval: config.storage.drain_interval(),
+                ..MemoryOptions::default()
             },
+            at_hand_bytes_max: config.storage.at_hand_bytes,
             observer,
             meta,
             open: RwLock::default(),
@@ -164,8 +167,14 @@ impl Replicas {
             other => OpenError::Failed(Error::internal(other.to_string())),
         })?;
         let (table, rebuild) = self.disk.table(replica)?;
-        let settings = self.meta.borrow().founding.as_ref().map(|founding| founding.settings.data);
-        let settings = settings.unwrap_or_default();
+        let (settings, shards) = {
+            let meta = self.meta.borrow();
+            let settings = meta.founding.as_ref().map(|founding| &founding.settings);
+            (
+                settings.map(|settings| settings.data).unwrap_or_default(),
+                settings.map_or(1, |settings| settings.shards),
+            )
+        };
         let parts = Parts {
             group,
             replica,
@@ -180,7 +189,11 @@ impl Replicas {
                 bytes_max: settings.history_bytes_max,
             },
             lease_reads: settings.lease_reads,
-            drain: self.drain,
+            // A node has a replica of each shard at most.
+            memory: MemoryOptions {
+                at_hand_bytes_max: self.at_hand_bytes_max / u64::from(shards.max(1)),
+                ..self.memory
+            },
             blocking: self.blocking,
             observer: Arc::clone(&self.observer),
         };
