@@ -6,8 +6,9 @@
 //! copy of anything.
 //!
 //! # The approach
-//! Two small traits, [`Engine`] and [`Tree`], over whichever engine: [`SledEngine`] in production, [`MemoryEngine`] in
-//! simulations and tests. One suite of behaviour runs against each of them.
+//! Two small traits, [`Engine`] and [`Tree`], over whichever engine: [`SledEngine`] for a state that fits in memory,
+//! [`FjallEngine`] for one that does not, [`MemoryEngine`] in simulations and tests. One suite of behaviour runs against
+//! each of them.
 //!
 //! # Invariants
 //! - A batch is in the tree with all its rows or with none, for readers and after a crash alike.
@@ -25,13 +26,16 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
+mod fjall;
 mod memory;
+mod opening;
 mod sled;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::{
+    fjall::{FjallEngine, FjallOptions},
     memory::MemoryEngine,
     sled::{SledEngine, SledOptions},
 };

@@ -4,7 +4,7 @@
 //! - [`disk`]: the seam through which the log, the checkpoints and the identity file reach the file system, so that
 //!   tests can tear writes, lose what was not synced and fail what they like.
 //! - [`log`]: the Raft log of all replicas of a node: one stream of records, one `fdatasync` for everything waiting.
-//! - [`engine`]: ordered bytes with atomic batches (sled, memory); [`table`]: one replica's rows, in memory first,
+//! - [`engine`]: ordered bytes with atomic batches (sled, fjall, memory); [`table`]: one replica's rows, in memory first,
 //!   drained to the engine in large batches.
 //! - [`checkpoint`]: a replica's whole state at one log index, as one checksummed file.
 //! - [`identity`]: whose disk this is. [`space`]: whether there is room on it.

@@ -51,7 +51,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Libraries that only one crate may name, so that a change of them stays in that crate. By the start of their names.
-const ONLY_IN: &[(&str, &str)] = &[("openraft", "kvd-raft"), ("sled", "kvd-storage")];
+const ONLY_IN: &[(&str, &str)] =
+    &[("openraft", "kvd-raft"), ("sled", "kvd-storage"), ("fjall", "kvd-storage")];
 
 /// Crates that must do the same on every machine: no sockets, no tasks, no clock, no randomness.
 const PURE: &[&str] = &["kvd-types", "kvd-placement", "kvd-machine"];

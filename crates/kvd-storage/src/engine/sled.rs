@@ -19,30 +19,24 @@
 //! - **Scans** with an end bound walk on to the end of the tree looking for more: only the start is given to sled. Backwards
 //!   they stop where they should, and need the end to know where to begin: there both bounds are.
 //! - **Damage** can make an open panic, and what the panic unwinds then waits for ever for a thread that was never
-//!   started. So opening has a thread of its own, which is left behind when it panics; whoever waits for it is told of
-//!   the panic by the panic hook, the only code that runs before the unwinding. It becomes an error, so that the state
-//!   can be rebuilt.
+//!   started: see [`super::opening`].
 
 use std::{
-    cell::Cell,
     collections::BTreeMap,
     fmt, io,
     ops::Bound,
-    panic,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
-    thread,
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sled::InlineArray;
 
-use super::{Batch, Direction, Engine, Row, Rows, Tree, is_beyond, is_empty_range};
+use super::{Batch, Direction, Engine, Row, Rows, Tree, is_beyond, is_empty_range, opening::survive_panics};
 use crate::error::{Error, Result};
 
 /// Rows of a leaf. The default of 1024 costs twenty times the CPU and writes.
@@ -116,7 +110,7 @@ impl SledEngine {
             .cache_capacity_bytes(options.cache_bytes)
             .zstd_compression_level(options.zstd_level)
             .flush_every_ms(Some(FLUSH_INTERVAL_MS));
-        let database = survive_panics(move || config.open::<FANOUT>())
+        let database = survive_panics("sled", move || config.open::<FANOUT>())
             .map_err(|source| Error::Engine { context: "open its database", source })?;
         let flusher = Mutex::new(Handle::clone(&database));
         let health = Arc::new(Health { path: dir.to_owned(), failed: AtomicBool::new(false) });
@@ -128,39 +122,6 @@ impl SledEngine {
             health,
         })
     }
-}
-
-/// Does something of sled's on a thread of its own. If it panics that is an error like any other, told by whoever gets it and by
-/// nobody else; the thread may be left behind, with all it holds.
-fn survive_panics<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    thread_local! {
-        /// Whether this is the thread whose panic is waited for.
-        static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
-    }
-    /// The hook is the whole process's: two of these at once would not put it back as it was.
-    static HOOK: Mutex<()> = Mutex::new(());
-    let _only = HOOK.lock();
-    let (done, ended) = mpsc::sync_channel(1);
-    let panicked = done.clone();
-    let hook = Arc::new(panic::take_hook());
-    let original = Arc::clone(&hook);
-    panic::set_hook(Box::new(move |panic| {
-        if !IS_WATCHED.get() {
-            return hook(panic);
-        }
-        let why = panic.payload_as_str().unwrap_or("it does not say why");
-        drop(panicked.try_send(Err(io::Error::other(format!("sled panicked: {why}")))));
-    }));
-    let spawned = thread::Builder::new().name("engine-open".to_owned()).spawn(move || {
-        IS_WATCHED.set(true);
-        drop(done.send(work()));
-    });
-    let outcome = match spawned {
-        Ok(_) => ended.recv().unwrap_or_else(|_gone| Err(io::Error::other("sled ended without a word"))),
-        Err(error) => Err(error),
-    };
-    panic::set_hook(Box::new(move |panic| original(panic)));
-    outcome
 }
 
 impl fmt::Debug for SledEngine {
@@ -387,15 +348,6 @@ mod tests {
         let mut batch = Batch::default();
         batch.put(Bytes::from(key), Bytes::from("value"));
         tree.apply(batch).unwrap();
-    }
-
-    #[test]
-    fn a_panic_while_opening_is_an_error_that_says_why() {
-        let error = survive_panics(|| -> io::Result<()> { panic!("a leaf is missing") }).unwrap_err();
-        assert_eq!(error.to_string(), "sled panicked: a leaf is missing");
-        let number: u32 = survive_panics(|| "x".parse().or(Ok(7))).unwrap();
-        assert_eq!(number, 7);
-        survive_panics(|| Err::<(), _>(io::Error::other("no"))).unwrap_err();
     }
 
     #[test]

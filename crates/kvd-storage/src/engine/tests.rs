@@ -16,7 +16,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Batch, Direction, Engine, MemoryEngine, SledEngine, SledOptions, Tree};
+use super::{
+    Batch, Direction, Engine, FjallEngine, FjallOptions, MemoryEngine, SledEngine, SledOptions, Tree,
+};
 
 type Model = BTreeMap<Bytes, Bytes>;
 
@@ -30,12 +32,17 @@ fn sled_at(dir: &Path) -> SledEngine {
     SledEngine::open(dir, SledOptions::default()).unwrap()
 }
 
+fn fjall_at(dir: &Path) -> FjallEngine {
+    FjallEngine::open(dir, FjallOptions::default()).unwrap()
+}
+
 fn fixtures() -> Vec<Fixture> {
-    let dir = tempfile::tempdir().unwrap();
-    let on_disk = Arc::new(sled_at(dir.path()));
+    let (sled_dir, fjall_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (sled, fjall) = (sled_at(sled_dir.path()), fjall_at(fjall_dir.path()));
     vec![
         Fixture { engine: Arc::new(MemoryEngine::new()), _dir: None },
-        Fixture { engine: on_disk, _dir: Some(dir) },
+        Fixture { engine: Arc::new(sled), _dir: Some(sled_dir) },
+        Fixture { engine: Arc::new(fjall), _dir: Some(fjall_dir) },
     ]
 }
 
@@ -329,12 +336,35 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn fjall_behaves_as_a_map_and_a_killed_process_leaves_what_was_applied(steps in steps()) {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = fjall_at(&dir.path().join("live"));
+        let (model, _) = run(&engine, &steps);
+        copy_dir(&dir.path().join("live"), &dir.path().join("killed"));
+        // The system has all of the journal. What a power cut leaves of it is tested where fjall is named.
+        let survivor = fjall_at(&dir.path().join("killed"));
+        prop_assert_eq!(all(survivor.tree("t").unwrap().as_ref()), model.clone());
+        drop(engine);
+        let reopened = fjall_at(&dir.path().join("live"));
+        prop_assert_eq!(all(reopened.tree("t").unwrap().as_ref()), model);
+    }
+}
+
 #[test]
-fn sled_is_one_process_s_own() {
+fn an_engine_on_disk_is_one_process_s_own() {
     let dir = tempfile::tempdir().unwrap();
-    let _engine = sled_at(dir.path());
-    let error = SledEngine::open(dir.path(), SledOptions::default()).unwrap_err();
-    assert!(error.to_string().starts_with("the engine can't open its database"), "{error}");
+    let (sled, fjall) = (dir.path().join("sled"), dir.path().join("fjall"));
+    let _engines = (sled_at(&sled), fjall_at(&fjall));
+    for error in [
+        SledEngine::open(&sled, SledOptions::default()).unwrap_err(),
+        FjallEngine::open(&fjall, FjallOptions::default()).unwrap_err(),
+    ] {
+        assert!(error.to_string().starts_with("the engine can't open its database"), "{error}");
+    }
 }
 
 #[test]

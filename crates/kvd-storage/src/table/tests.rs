@@ -8,7 +8,9 @@ use kvd_types::ReplicaId;
 use super::Table;
 use crate::{
     Error,
-    engine::{Batch, Direction, Engine, MemoryEngine, Row, SledEngine, SledOptions},
+    engine::{
+        Batch, Direction, Engine, FjallEngine, FjallOptions, MemoryEngine, Row, SledEngine, SledOptions,
+    },
 };
 
 mod concurrent;
@@ -22,11 +24,17 @@ const REPLICA: ReplicaId = ReplicaId(7);
 
 /// An engine that can be brought back as a crash would leave it.
 trait Crashable {
+    /// Whether what was applied and not flushed is there after the crash too.
+    fn keeps_unflushed(&self) -> bool;
     fn engine(&self) -> Arc<dyn Engine>;
     fn crash(&mut self);
 }
 
 impl Crashable for Arc<MemoryEngine> {
+    fn keeps_unflushed(&self) -> bool {
+        false
+    }
+
     fn engine(&self) -> Arc<dyn Engine> {
         Self::clone(self)
     }
@@ -36,24 +44,39 @@ impl Crashable for Arc<MemoryEngine> {
     }
 }
 
-/// The real engine, in a directory that is copied away under its feet: what a killed process leaves.
+/// A real engine, in a directory that is copied away under its feet: what a killed process leaves.
 struct OnDisk {
     dir: tempfile::TempDir,
-    engine: Arc<SledEngine>,
+    open: fn(&Path) -> Arc<dyn Engine>,
+    engine: Arc<dyn Engine>,
+    /// Whether the system has each batch at once, though perhaps not its disk.
+    has_journal: bool,
     crashes: u32,
 }
 
 impl OnDisk {
-    fn new() -> Self {
+    fn new(has_journal: bool, open: fn(&Path) -> Arc<dyn Engine>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let engine = Arc::new(SledEngine::open(&dir.path().join("0"), SledOptions::default()).unwrap());
-        Self { dir, engine, crashes: 0 }
+        let engine = open(&dir.path().join("0"));
+        Self { dir, open, engine, has_journal, crashes: 0 }
+    }
+
+    fn sled() -> Self {
+        Self::new(false, |dir| Arc::new(SledEngine::open(dir, SledOptions::default()).unwrap()))
+    }
+
+    fn fjall() -> Self {
+        Self::new(true, |dir| Arc::new(FjallEngine::open(dir, FjallOptions::default()).unwrap()))
     }
 }
 
 impl Crashable for OnDisk {
+    fn keeps_unflushed(&self) -> bool {
+        self.has_journal
+    }
+
     fn engine(&self) -> Arc<dyn Engine> {
-        Arc::clone(&self.engine) as Arc<dyn Engine>
+        Arc::clone(&self.engine)
     }
 
     fn crash(&mut self) {
@@ -61,7 +84,7 @@ impl Crashable for OnDisk {
         self.crashes += 1;
         let to = self.dir.path().join(self.crashes.to_string());
         copy_dir(&from, &to);
-        self.engine = Arc::new(SledEngine::open(&to, SledOptions::default()).unwrap());
+        self.engine = (self.open)(&to);
     }
 }
 

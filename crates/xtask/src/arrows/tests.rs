@@ -52,12 +52,13 @@ fn the_table_has_no_circles() {
 }
 
 #[test]
-fn one_crate_names_the_consensus_library_and_one_the_engine() {
+fn one_crate_names_the_consensus_library_and_one_the_engines() {
     check_packages(&[package("kvd-raft", &["openraft", "openraft-rt-tokio"])], None);
     check_packages(&[package("kvd-server", &["openraft"])], Some("only kvd-raft may name openraft"));
     check_packages(&[package("kvd-storage", &["openraft-rt"])], Some("only kvd-raft may name openraft"));
-    check_packages(&[package("kvd-storage", &["sled"])], None);
+    check_packages(&[package("kvd-storage", &["sled", "fjall"])], None);
     check_packages(&[package("kvd-machine", &["sled"])], Some("only kvd-storage may name sled"));
+    check_packages(&[package("kvd-server", &["fjall"])], Some("only kvd-storage may name fjall"));
 }
 
 #[test]

@@ -70,8 +70,9 @@ fn beside_readers(table: &Table, reader: impl Fn(&Table) + Sync, writer: impl Fn
 }
 
 fn engines() -> Vec<(Arc<dyn Engine>, Option<OnDisk>)> {
-    let on_disk = OnDisk::new();
-    vec![(Arc::new(MemoryEngine::new()), None), (on_disk.engine(), Some(on_disk))]
+    let on_disk = [OnDisk::sled(), OnDisk::fjall()].map(|on_disk| (on_disk.engine(), Some(on_disk)));
+    let in_memory: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+    [(in_memory, None)].into_iter().chain(on_disk).collect()
 }
 
 /// Writes rounds and freezes whenever it can, with a drainer beside it.
