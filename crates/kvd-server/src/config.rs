@@ -151,8 +151,10 @@ pub struct Storage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// sled, on the disk.
+    /// sled, on the disk: for a state that fits in memory.
     Sled,
+    /// fjall, on the disk: for a state that is larger.
+    Fjall,
     /// Memory: rebuilt from checkpoint and log at each start.
     Memory,
 }

@@ -176,8 +176,8 @@ pub static SETTINGS: &[Setting] = &[
     setting!(
         "storage.engine",
         Some("storage-engine"),
-        Kind::Word(&["sled", "memory"]),
-        "What holds the applied state"
+        Kind::Word(&["sled", "fjall", "memory"]),
+        "What holds the applied state: fjall if it is larger than memory; another one than before is rebuilt at the start"
     ),
     setting!(
         "storage.log_segment_bytes",

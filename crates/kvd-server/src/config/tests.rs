@@ -198,7 +198,7 @@ fn wrong_values_and_names_are_refused_with_a_way_out() {
         (&[], &[], "raft = 1", &["raft", "write [raft]"]),
         (&[], &[], "weight = ", &["config = kvd.toml", "not TOML", "line 1"]),
         (&[], &[("KVD_SEED", "a:1")], "", &["KVD_SEED", "KVD_SEEDS was probably meant"]),
-        (&[], &[("KVD_STORAGE_ENGINE", "rocks")], "", &["storage.engine = \"rocks\"", "sled, memory"]),
+        (&[], &[("KVD_STORAGE_ENGINE", "rocks")], "", &["storage.engine = \"rocks\"", "sled, fjall, memory"]),
         (&["--log-filter=a=b=c"], &[], "", &["log.filter", "must be a filter"]),
         (&["--seeds=http://a:1"], &[], "", &["seeds", "host:port"]),
         (&["--limits-value-bytes-max=2MiB"], &[], "", &["limits.value_bytes_max", "1048576"]),

@@ -13,6 +13,11 @@
 //! Rot can also make a call go on for ever. Such a call is found by what it uses of the processor ([`calls`]), noted in the
 //! same way, and the process ends at once: the thread can't be stopped, and what was acknowledged is in the log.
 //!
+//! # Another engine than before
+//! The directory says in a note of its own whose it is. If that is not the engine of the settings, the directory is
+//! removed, for the other one can't read it, and all replicas are rebuilt in the same way. It is not kept for the day on
+//! which the settings change back: the log would not reach back to it.
+//!
 //! # What it deliberately does not do
 //! It does not take a full disk for damage: the rows are good, and rebuilding would need even more room.
 
@@ -25,7 +30,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use kvd_storage::engine::{Batch, Direction, Engine, MemoryEngine, Rows, SledEngine, SledOptions, Tree};
+use kvd_storage::engine::{
+    Batch, Direction, Engine, FjallEngine, FjallOptions, MemoryEngine, Rows, SledEngine, SledOptions, Tree,
+};
 use kvd_types::{Error, Result};
 
 use self::calls::Calls;
@@ -33,6 +40,7 @@ use super::disk::refuse;
 use crate::config;
 
 mod calls;
+mod owner;
 
 /// The note in a damaged engine's directory: why it is not to be opened any more.
 const NOTE: &str = "DAMAGED";
@@ -104,15 +112,13 @@ pub(super) fn open(
     if let Some(engine) = given {
         return Ok((engine, damage));
     }
-    if config.storage.engine == config::Engine::Memory {
+    let kind = config.storage.engine;
+    if kind == config::Engine::Memory {
         return Ok((Arc::new(MemoryEngine::new()), damage));
     }
-    let options = SledOptions {
-        cache_bytes: usize::try_from(config.storage.cache_bytes).unwrap_or(usize::MAX),
-        ..SledOptions::default()
-    };
+    owner::claim(dir, kind)?;
     let opened = match fs::read_to_string(dir.join(NOTE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match SledEngine::open(dir, options) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match open_on_disk(config, dir) {
             Err(error) if is_of_a_full_disk(&error) => return Err(refuse(error)),
             opened => opened.map_err(|error| error.to_string()),
         },
@@ -123,14 +129,27 @@ pub(super) fn open(
         Ok(engine) => engine,
         Err(why) => {
             put_aside(dir, &why)?;
-            SledEngine::open(dir, options).map_err(refuse)?
+            owner::claim(dir, kind)?;
+            open_on_disk(config, dir).map_err(refuse)?
         }
     };
     let calls = Calls::new();
     let met = Arc::clone(&damage);
     calls.watch(move |what| end_process(&met, what)).map_err(|error| Error::internal(error.to_string()))?;
-    let engine = Arc::new(engine);
     Ok((Arc::new(WatchedEngine { engine, damage: Arc::clone(&damage), calls }), damage))
+}
+
+/// Opens the engine of the settings.
+fn open_on_disk(config: &config::Config, dir: &Path) -> kvd_storage::Result<Arc<dyn Engine>> {
+    let cache_bytes = config.storage.cache_bytes;
+    Ok(match config.storage.engine {
+        config::Engine::Sled => {
+            let cache_bytes = usize::try_from(cache_bytes).unwrap_or(usize::MAX);
+            Arc::new(SledEngine::open(dir, SledOptions { cache_bytes, ..SledOptions::default() })?)
+        }
+        config::Engine::Fjall => Arc::new(FjallEngine::open(dir, FjallOptions { cache_bytes })?),
+        config::Engine::Memory => Arc::new(MemoryEngine::new()),
+    })
 }
 
 /// Notes the damage behind a call that does not come back, and ends the process, for nothing else ends the call.
@@ -295,24 +314,52 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_engine_with_a_note_is_put_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
+    /// An engine on disk with a row, and whether it has one already.
+    fn with_a_row(kind: config::Engine, state: &Path) -> (Arc<dyn Engine>, Arc<Damage>, bool) {
         let mut config = config::Config::default();
-        config.storage.engine = config::Engine::Sled;
+        config.storage.engine = kind;
+        let (engine, damage) = open(None, &config, state).unwrap();
+        let tree = engine.tree("t").unwrap();
+        let had_one = tree.get(b"k").unwrap().is_some();
         let mut batch = Batch::default();
         batch.put("k".into(), "v".into());
-        let (engine, damage) = open(None, &config, &state).unwrap();
-        engine.tree("t").unwrap().apply(batch).unwrap();
+        tree.apply(batch).unwrap();
         engine.flush().unwrap();
-        damage.note("it was seen").unwrap();
-        drop(engine);
+        (engine, damage, had_one)
+    }
 
-        let (engine, damage) = open(None, &config, &state).unwrap();
-        assert_eq!(engine.tree("t").unwrap().get(b"k").unwrap(), None, "all rows are rebuilt");
-        assert!(damage.what().is_none() && dir.path().join("state.damaged").join(NOTE).exists());
-        drop(engine);
-        assert!(open(None, &config, &state).unwrap().0.tree("t").is_ok() && !state.join(NOTE).exists());
+    #[test]
+    fn an_engine_with_a_note_is_put_aside() {
+        for kind in [config::Engine::Sled, config::Engine::Fjall] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = dir.path().join("state");
+            let (_, damage, _) = with_a_row(kind, &state);
+            damage.note("it was seen").unwrap();
+
+            let (_, damage, had_one) = with_a_row(kind, &state);
+            assert!(!had_one, "all rows are rebuilt");
+            assert!(damage.what().is_none() && dir.path().join("state.damaged").join(NOTE).exists());
+            assert!(with_a_row(kind, &state).2 && !state.join(NOTE).exists());
+        }
+    }
+
+    #[test]
+    fn another_engine_starts_with_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        for kind in [config::Engine::Sled, config::Engine::Fjall, config::Engine::Sled] {
+            assert!(!with_a_row(kind, &state).2, "{kind:?}");
+            assert!(with_a_row(kind, &state).2, "{kind:?}");
+        }
+        // As a version left it that knew of no other engine.
+        fs::remove_file(state.join("ENGINE")).unwrap();
+        assert!(with_a_row(config::Engine::Sled, &state).2);
+        fs::remove_file(state.join("ENGINE")).unwrap();
+        assert!(!with_a_row(config::Engine::Fjall, &state).2);
+        // As a crash left it that came between: there is still something to remove.
+        fs::create_dir(dir.path().join("state.replaced")).unwrap();
+        assert!(with_a_row(config::Engine::Fjall, &state).2);
+        assert!(!dir.path().join("state.replaced").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

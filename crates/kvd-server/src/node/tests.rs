@@ -17,6 +17,7 @@ use super::*;
 use crate::{config, metrics::Metrics};
 
 mod data;
+mod engines;
 
 /// Long enough for anything on a busy machine; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
