@@ -32,6 +32,10 @@
 //! - **A failure** of a sync, or of the worker, poisons the database, and is final. It is remembered, and told as
 //!   [`Error::Fatal`]. What the worker met is not told, only that it failed: if the disk isn't full it is taken for damage.
 //!
+//! A process with five trees was killed 28 times each in three ways: as it stood, with nothing left but what was synced
+//! (names in directories too), and with each page that was not synced kept or lost by chance. What opened was a prefix with
+//! all that was flushed, every time.
+//!
 //! # More that was found in its source and reports
 //! - A full queue of messages stops the worker for ever, for it posts to the queue that it alone reads. Writers that find a
 //!   tree's buffer full post one each time. So no buffer is ever full by fjall's own measure, nor the journal too long: it
