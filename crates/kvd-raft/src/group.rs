@@ -30,6 +30,7 @@ use crate::{
     calls::{self, call},
     clock::Clock,
     codec,
+    confirm::{CommittedTold, Voters},
     log_store::LogStore,
     network::{NetworkFactory, NetworkOptions},
     observe::Observer,
@@ -258,11 +259,13 @@ impl Group {
             open::write_lacking_checkpoint(&state).await?;
         }
         let sending = TaskTracker::new();
+        let told = CommittedTold::default();
         let network = NetworkFactory {
             group,
             replica,
-            transport,
+            transport: Arc::clone(&transport),
             sending: sending.clone(),
+            told: told.clone(),
             options: NetworkOptions {
                 append_patience: timing.election_timeout_max,
                 control_patience: timing.election_timeout_min,
@@ -288,7 +291,16 @@ impl Group {
             }
         };
 
-        let running = Running { raft, log, state, sending, cancelled, tasks };
+        let voters = Voters {
+            group,
+            replica,
+            raft: raft.clone(),
+            log: log.clone(),
+            transport,
+            told,
+            patience: timing.election_timeout_max,
+        };
+        let running = Running { raft, log, state, voters, sending, cancelled, tasks };
         let served = Served { clock, timing, history, lease_reads, opened_at };
         Ok(running.serve(served))
     }

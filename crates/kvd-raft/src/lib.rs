@@ -24,6 +24,7 @@ pub mod blocking;
 mod calls;
 pub mod clock;
 mod codec;
+mod confirm;
 pub mod failpoints;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     codec,
+    confirm::CommittedTold,
     transport::{CallError, Lane, Transport},
     types::{LogId, Snapshot, TypeConfig, Vote},
 };
@@ -51,6 +52,7 @@ pub(crate) struct NetworkFactory {
     pub(crate) options: NetworkOptions,
     /// Holds a token for each checkpoint that is on its way.
     pub(crate) sending: TaskTracker,
+    pub(crate) told: CommittedTold,
 }
 
 impl NetworkFactory {
@@ -64,6 +66,7 @@ impl NetworkFactory {
             transport: Arc::clone(&self.transport),
             options: self.options,
             sending: self.sending.clone(),
+            told: self.told.clone(),
         }
     }
 }
@@ -90,6 +93,7 @@ pub(crate) struct Network {
     transport: Arc<dyn Transport>,
     options: NetworkOptions,
     sending: TaskTracker,
+    told: CommittedTold,
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -119,6 +123,9 @@ impl Network {
         &self,
         request: AppendEntriesRequest<TypeConfig>,
     ) -> BoxFuture<'static, RpcResult<AppendEntriesResponse<TypeConfig>>> {
+        if let Some(committed) = &request.leader_commit {
+            self.told.note(committed.index());
+        }
         let answer = self.call(self.lane, p::envelope::Body::Append(codec::append_to_wire(request)));
         async move {
             match answer.await? {

@@ -1,7 +1,7 @@
 //! Linearizable reads: one quorum round for all that wait.
 //!
 //! A read is linearizable if it sees everything that was committed before it was asked for. The leader proves that it
-//! still leads by a round of heartbeats to a majority, then waits until it has applied what was committed when the round
+//! still leads by asking a majority (see [`crate::confirm`]), then waits until it has applied what was committed when the round
 //! began (the ReadIndex protocol; Ongaro's thesis, section 6.4). The reads that wait when a round begins share it; those
 //! that come later wait for the next one, because the round's read index was taken before they were asked for.
 //!
@@ -24,16 +24,21 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use kvd_types::{Error, ErrorKind, GroupId, Result, limits::READ_QUEUE_MAX};
+use kvd_types::{Error, ErrorKind, GroupId, LogIndex, Result, limits::READ_QUEUE_MAX};
 use openraft::{
     ReadPolicy,
     errors::{LinearizableReadError, RaftError},
     raft::linearizable_read::{Linearizer, LinearizerOption},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{calls::call, group::Raft, types::TypeConfig};
+use crate::{
+    calls::call,
+    confirm::{Voters, no_majority},
+    group::Raft,
+    types::TypeConfig,
+};
 
 /// How long a refused reader should wait.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -58,24 +63,36 @@ pub(crate) struct ReadQueue {
     readers: mpsc::Sender<oneshot::Sender<Result<()>>>,
 }
 
+/// What the rounds are made with.
+pub(crate) struct ReadParts {
+    pub(crate) group: GroupId,
+    pub(crate) raft: Raft,
+    pub(crate) voters: Voters,
+    /// The last entry that was applied.
+    pub(crate) applied: watch::Receiver<LogIndex>,
+    pub(crate) round_timeout: Duration,
+    pub(crate) confirmation: Confirmation,
+}
+
 /// Makes the rounds.
 pub(crate) struct ReadRounds {
-    raft: Raft,
+    parts: ReadParts,
     readers: mpsc::Receiver<oneshot::Sender<Result<()>>>,
-    round_timeout: Duration,
-    confirmation: Confirmation,
+}
+
+/// What has to be applied before a read is served.
+enum Confirmed {
+    /// An index.
+    Upto(LogIndex),
+    /// What openraft says.
+    By(Linearizer<TypeConfig>),
 }
 
 impl ReadQueue {
     /// A queue, and the task that serves it.
-    pub(crate) fn new(
-        group: GroupId,
-        raft: Raft,
-        round_timeout: Duration,
-        confirmation: Confirmation,
-    ) -> (Self, ReadRounds) {
+    pub(crate) fn new(parts: ReadParts) -> (Self, ReadRounds) {
         let (sender, readers) = mpsc::channel(READ_QUEUE_MAX);
-        (Self { group, readers: sender }, ReadRounds { raft, readers, round_timeout, confirmation })
+        (Self { group: parts.group, readers: sender }, ReadRounds { parts, readers })
     }
 
     /// Waits until the replica's state holds everything that was committed before this was called.
@@ -120,10 +137,10 @@ impl ReadRounds {
                     outcome = &mut confirm => break outcome,
                 }
             };
-            let (raft, patience) = (self.raft.clone(), self.round_timeout);
+            let applying = self.applying();
             confirmed.push(async move {
                 let outcome = match outcome {
-                    Ok(linearizer) => wait_until_applied(linearizer, &raft, patience).await,
+                    Ok(confirmed) => applying.wait_until_applied(confirmed).await,
                     Err(error) => Err(error),
                 };
                 for reader in waiting {
@@ -135,9 +152,14 @@ impl ReadRounds {
         }
     }
 
+    fn applying(&self) -> Applying {
+        let ReadParts { raft, applied, round_timeout, .. } = &self.parts;
+        Applying { raft: raft.clone(), applied: applied.clone(), patience: *round_timeout }
+    }
+
     /// Makes sure that this replica leads.
-    async fn confirm(&self) -> Result<Linearizer<TypeConfig>> {
-        if let Confirmation::Lease { age_max, hands_over } = &self.confirmation
+    async fn confirm(&self) -> Result<Confirmed> {
+        if let Confirmation::Lease { age_max, hands_over } = &self.parts.confirmation
             && !hands_over.load(Ordering::SeqCst)
         {
             let confirmed = self.confirm_by(LinearizerOption::new(Some(*age_max), true)).await;
@@ -146,20 +168,23 @@ impl ReadRounds {
                 return confirmed;
             }
         }
-        self.confirm_by(ReadPolicy::ReadIndex.into()).await
+        match tokio::time::timeout(self.parts.round_timeout, self.parts.voters.confirm()).await {
+            Ok(Ok(Some(index))) => Ok(Confirmed::Upto(index)),
+            Ok(Ok(None)) => self.confirm_by(ReadPolicy::ReadIndex.into()).await,
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => Err(no_majority()),
+        }
     }
 
-    async fn confirm_by(&self, option: LinearizerOption) -> Result<Linearizer<TypeConfig>> {
-        let no_quorum =
-            || Error::unavailable("no majority of the group's replicas confirmed this leader in time");
-        let confirmed = call(&self.raft, |raft| async move { raft.get_read_linearizer(option).await });
-        match tokio::time::timeout(self.round_timeout, confirmed).await {
-            Err(_elapsed) => Err(no_quorum()),
-            Ok(Ok(linearizer)) => Ok(linearizer),
+    async fn confirm_by(&self, option: LinearizerOption) -> Result<Confirmed> {
+        let confirmed = call(&self.parts.raft, |raft| async move { raft.get_read_linearizer(option).await });
+        match tokio::time::timeout(self.parts.round_timeout, confirmed).await {
+            Err(_elapsed) => Err(no_majority()),
+            Ok(Ok(linearizer)) => Ok(Confirmed::By(linearizer)),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                 Err(Error::new(ErrorKind::NotLeader(None), format!("this replica does not lead: {forward}")))
             }
-            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => Err(no_quorum()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => Err(no_majority()),
             Ok(Err(RaftError::Fatal(fatal))) => {
                 Err(Error::unavailable(format!("the replica stopped: {fatal}")))
             }
@@ -167,19 +192,39 @@ impl ReadRounds {
     }
 }
 
-/// Waits until everything that was committed when the round began is applied.
-async fn wait_until_applied(
-    linearizer: Linearizer<TypeConfig>,
-    raft: &Raft,
+/// Where a round waits that is confirmed.
+struct Applying {
+    raft: Raft,
+    applied: watch::Receiver<LogIndex>,
     patience: Duration,
-) -> Result<()> {
-    let ready = call(raft, |raft| async move { linearizer.try_await_ready(&raft, Some(patience)).await });
-    match ready.await {
-        Ok(Ok(_ready)) => Ok(()),
-        Ok(Err(behind)) => {
-            Err(Error::unavailable(format!("the leader lags behind what is committed: {behind}")))
+}
+
+impl Applying {
+    /// Waits until everything that was committed when the round began is applied.
+    async fn wait_until_applied(mut self, confirmed: Confirmed) -> Result<()> {
+        let lags =
+            |what: &str| Err(Error::unavailable(format!("the leader lags behind what is committed{what}")));
+        let stopped = |what: &str| Err(Error::unavailable(format!("the replica stopped{what}")));
+        match confirmed {
+            Confirmed::Upto(index) => {
+                let reached = self.applied.wait_for(|applied| *applied >= index);
+                match tokio::time::timeout(self.patience, reached).await {
+                    Ok(Ok(_reached)) => Ok(()),
+                    Ok(Err(_closed)) => stopped(""),
+                    Err(_elapsed) => lags(""),
+                }
+            }
+            Confirmed::By(linearizer) => {
+                let patience = Some(self.patience);
+                let ready =
+                    call(&self.raft, |raft| async move { linearizer.try_await_ready(&raft, patience).await });
+                match ready.await {
+                    Ok(Ok(_ready)) => Ok(()),
+                    Ok(Err(behind)) => lags(&format!(": {behind}")),
+                    Err(fatal) => stopped(&format!(": {fatal}")),
+                }
+            }
         }
-        Err(fatal) => Err(Error::unavailable(format!("the replica stopped: {fatal}"))),
     }
 }
 

@@ -9,7 +9,7 @@ use kvd_types::{ReplicaId, Term};
 use openraft::raft::AppendEntriesResponse;
 
 use super::{Arc, Body, Error, Group, Instant, Result, codec};
-use crate::{calls::call, state::Fault, types::Snapshot};
+use crate::{calls::call, confirm::latest_term, state::Fault, types::Snapshot};
 
 impl Group {
     /// Serves a message. The future's first poll hands it to the group, so messages that are polled in order arrive in
@@ -62,11 +62,17 @@ impl Group {
                     .map_err(failed)?;
                 Ok(Body::TransferLeaderResponse(p::TransferLeaderResponse { accepted: response.is_ok() }))
             }
+            // Not through the core: see [`crate::confirm`].
+            Body::ConfirmLeader(_) => {
+                let term = latest_term(&self.0.log).map_err(failed)?.get();
+                Ok(Body::ConfirmLeaderResponse(p::ConfirmLeaderResponse { term }))
+            }
             Body::Operation(_)
             | Body::AppendResponse(_)
             | Body::VoteResponse(_)
             | Body::TransferLeaderResponse(_)
             | Body::OperationResult(_)
+            | Body::ConfirmLeaderResponse(_)
             | Body::Refusal(_) => {
                 Err((Reason::Malformed, "not a message from one replica to another".to_owned()))
             }

@@ -10,9 +10,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Group, Inner, Leadership, Raft, Timing, core_watch::CoreWatch};
 use crate::{
     clock::Clock,
+    confirm::Voters,
     pace::HistoryOptions,
     propose::{ProposalQueue, ProposerParts},
-    read::{Confirmation, LEASE_BELIEVED, ReadQueue},
+    read::{Confirmation, LEASE_BELIEVED, ReadParts, ReadQueue},
     state::ReplicaState,
 };
 
@@ -28,6 +29,7 @@ pub(super) struct Running {
     pub(super) raft: Raft,
     pub(super) log: ReplicaLog,
     pub(super) state: Arc<ReplicaState>,
+    pub(super) voters: Voters,
     pub(super) sending: TaskTracker,
     pub(super) cancelled: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -45,15 +47,26 @@ pub(super) struct Served {
 impl Running {
     /// Starts the tasks that serve it.
     pub(super) fn serve(self, served: Served) -> Group {
-        let Self { raft, log, state, sending, cancelled, tasks } = self;
+        let Self { raft, log, state, voters, sending, cancelled, tasks } = self;
         let Served { clock, timing, history, lease_reads, opened_at } = served;
         let (group, round_timeout) = (state.group, timing.election_timeout_max);
-        let (reads, rounds) = ReadQueue::new(group, raft.clone(), round_timeout, Confirmation::Quorum);
+        let rounds_of = |confirmation| {
+            let (voters, applied) = (voters.clone(), state.applied.subscribe());
+            ReadQueue::new(ReadParts {
+                group,
+                raft: raft.clone(),
+                voters,
+                applied,
+                round_timeout,
+                confirmation,
+            })
+        };
+        let (reads, rounds) = rounds_of(Confirmation::Quorum);
         let hands_over = Arc::new(AtomicBool::new(false));
         let lease_reads = lease_reads.then(|| {
             let age_max = timing.election_timeout_max.mul_f64(LEASE_BELIEVED);
             let confirmation = Confirmation::Lease { age_max, hands_over: Arc::clone(&hands_over) };
-            let (reads, rounds) = ReadQueue::new(group, raft.clone(), round_timeout, confirmation);
+            let (reads, rounds) = rounds_of(confirmation);
             tasks.spawn(rounds.run(cancelled.clone()));
             LeaseReads { reads, promised_until: opened_at + timing.election_timeout_max }
         });

@@ -14,6 +14,7 @@ use super::conformance::{Builder, Disk};
 use crate::{
     CallError, Lane, Transport,
     calls::{call, shutdown},
+    confirm::CommittedTold,
     group::Raft,
     network::{NetworkFactory, NetworkOptions},
 };
@@ -54,6 +55,7 @@ async fn alone() -> (Disk, Raft) {
         transport: Arc::new(Nobody),
         options: NetworkOptions { append_patience: second, control_patience: second },
         sending: TaskTracker::new(),
+        told: CommittedTold::default(),
     };
     let config = Arc::new(Config::default());
     (disk, Raft::new(ReplicaId(1), config, network, store, machine).await.unwrap())

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use kvd_proto::peer::v1::{self as p, envelope::Body};
 use kvd_types::{ErrorKind, Revision};
 
-use super::harness::{Network, Node, PATIENCE, leader, put, until, value};
+use super::harness::{Network, Node, PATIENCE, leader, put, three, until, value};
 use crate::state::MemoryOptions;
 
 fn stands_still() -> MemoryOptions {
@@ -50,24 +51,49 @@ async fn a_leader_that_has_not_applied_that_a_revision_was_shown_does_not_call_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_is_not_answered_before_what_is_committed_is_applied() {
+async fn a_read_is_not_answered_before_what_followers_know_to_be_committed_is_applied() {
     let network = Network::default();
-    let mut node = Node::new(1, &network);
-    node.memory = stands_still();
-    let opened = node.open().await;
-    opened.initialize(&[node.replica()]).await.unwrap();
-    let (_, group) = leader(&[opened]).await;
+    let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, &network)).collect();
+    nodes.iter_mut().for_each(|node| node.memory = stands_still());
+    let founders: Vec<_> = nodes.iter().map(Node::replica).collect();
+    let mut groups = Vec::new();
+    for node in &nodes {
+        groups.push(node.open().await);
+    }
+    for group in &groups {
+        group.initialize(&founders).await.unwrap();
+    }
+    let (place, group) = leader(&groups).await;
     group.propose(put("first", "applied")).await.unwrap();
-    until("the first write is all that is known", || {
-        let status = group.status();
-        status.committed_index == status.last_log_index && status.applied_index == status.last_log_index
-    })
-    .await;
-    let first = group.status().committed_index;
+    let first = group.status().last_log_index;
     let mut second = group.propose(put("second", "committed")).boxed();
     assert!(second.as_mut().now_or_never().is_none());
-    until("the second write is committed", || group.status().committed_index > first).await;
+    let follower = &groups[(place + 1) % groups.len()];
+    until("a follower knows that the second write is committed", || {
+        follower.status().committed_index > first
+    })
+    .await;
     assert_eq!(value(&group, "second"), None, "it can't have been applied");
     let refused = group.read_barrier().await.expect_err("it would not see the second write");
     assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_does_not_read_once_a_majority_has_voted_in_a_later_term() {
+    let (_network, _nodes, groups) = three().await;
+    let (place, old) = leader(&groups).await;
+    old.propose(put("key", "value")).await.unwrap();
+    let term = old.leadership().term.get() + 1;
+    let candidate = groups[(place + 1) % groups.len()].replica().get();
+    for follower in groups.iter().filter(|group| group.replica() != old.replica()) {
+        let vote = p::Vote { term, voted_for: candidate, committed: false };
+        let last_log = Some(p::LogId { term, index: u64::from(u32::MAX) });
+        let asked = p::VoteRequest { vote: Some(vote), last_log, leader_transfer: true };
+        let answer = follower.handle(Body::Vote(asked)).await;
+        assert!(matches!(&answer, Body::VoteResponse(vote) if vote.granted), "{answer:?}");
+        let answer = follower.handle(Body::ConfirmLeader(p::ConfirmLeaderRequest { term: term - 1 })).await;
+        assert_eq!(answer, Body::ConfirmLeaderResponse(p::ConfirmLeaderResponse { term }));
+    }
+    let refused = old.read_barrier().await.expect_err("another may have been elected");
+    assert!(matches!(refused.kind, ErrorKind::NotLeader(_) | ErrorKind::Unavailable), "{refused}");
 }
