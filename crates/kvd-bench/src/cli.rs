@@ -1,6 +1,7 @@
 //! The verbs and flags.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,7 +24,7 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     /// Make requests from many clients at once, and say how many were answered and how fast
     Run(Run),
-    /// Start kvd and etcd on this machine, make the same requests of each in turn, and say how they compare
+    /// Start kvd and its peers on this machine, make the same requests of each in turn, and say how they compare
     Compare(Compare),
     /// Write without pause, and say how long no write was acknowledged
     Gap(Gap),
@@ -33,14 +34,19 @@ pub(crate) enum Verb {
     Watch(Watch),
     /// Let many keys expire at the same moment, and say how long it takes, and what writers feel of it
     Expiry(Expiry),
+    /// Serve what `--target echo` is made against, for a run over a real network
+    Echo(Echo),
 }
+
+/// Where a cluster is if nobody says otherwise.
+pub(crate) const ENDPOINTS: &str = "127.0.0.1:7400";
 
 /// Flags of all verbs.
 #[derive(Args, Debug)]
 pub(crate) struct Common {
-    /// Addresses of one or more nodes, separated by commas
-    #[arg(long, default_value = "127.0.0.1:7400", value_name = "HOST:PORT,...")]
-    pub(crate) endpoints: String,
+    /// Addresses of one or more nodes, separated by commas [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub(crate) endpoints: Option<String>,
     /// Clients that make requests at the same time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) clients: u32,
@@ -59,21 +65,24 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// The connections.
+    /// Connections to kvd.
     pub(crate) async fn connect(&self) -> anyhow::Result<Vec<Client>> {
+        let endpoints = self.endpoints.as_deref().unwrap_or(ENDPOINTS);
         let mut clients = Vec::new();
         for _ in 0..self.connections {
-            let config =
-                Config::from(self.endpoints.as_str()).deadline(Duration::from_millis(self.timeout_ms));
+            let config = Config::from(endpoints).deadline(self.timeout());
             clients.push(Client::connect(config).await?);
         }
         Ok(clients)
     }
 
-    /// The same, for any target.
-    pub(crate) fn reach<'a>(&'a self, data_dir: &'a Path) -> Reach<'a> {
-        let timeout = Duration::from_millis(self.timeout_ms);
-        Reach { endpoints: &self.endpoints, connections: self.connections, timeout, data_dir }
+    /// How any target is reached.
+    pub(crate) const fn reach<'a>(&self, endpoints: &'a str, data_dir: &'a Path) -> Reach<'a> {
+        Reach { endpoints, connections: self.connections, timeout: self.timeout(), data_dir }
+    }
+
+    const fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
     }
 }
 
@@ -82,12 +91,15 @@ impl Common {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// What the requests are made of
+    /// What the requests are made of. For echo and redis a server is started, unless --endpoints has one
     #[arg(long, value_enum, default_value_t = Target::Kvd)]
     pub(crate) target: Target,
     /// What the clients ask for
     #[arg(long, value_enum, default_value_t = Workload::Put)]
     pub(crate) workload: Workload,
+    /// How many of 100 requests of `--workload mixed` are gets
+    #[arg(long, default_value_t = 50, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) reads: u8,
     /// Keys, drawn evenly
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) keys: u64,
@@ -103,9 +115,23 @@ pub(crate) struct Run {
     /// Requests to make in place of a duration
     #[arg(long)]
     pub(crate) operations: Option<u64>,
-    /// Where the file of `--target log` goes for as long as the run takes
+    /// The process ids of the servers, if they are on this machine: what they use is told too
+    #[arg(long, value_name = "PID,...", value_delimiter = ',')]
+    pub(crate) processes: Vec<u32>,
+    /// Where the data of targets goes that are started for the run. The writes of the disk that it is on are counted
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    /// The `redis-server` to start
+    #[arg(long, value_name = "FILE", default_value = "redis-server")]
+    pub(crate) redis: PathBuf,
+}
+
+/// `echo`.
+#[derive(Args, Debug)]
+pub(crate) struct Echo {
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:7500", value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
 }
 
 /// `compare`.
@@ -135,6 +161,9 @@ pub(crate) struct Compare {
     /// The `etcd` to start
     #[arg(long, value_name = "FILE", default_value = "etcd")]
     pub(crate) etcd: PathBuf,
+    /// The `redis-server` to start, a single instance that syncs each write
+    #[arg(long, value_name = "FILE", default_value = "redis-server")]
+    pub(crate) redis: PathBuf,
     /// Where all data goes for as long as this takes. It must be on the disk that is to be measured
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
@@ -211,7 +240,7 @@ pub(crate) enum Workload {
     Put,
     /// Gets
     Get,
-    /// Half puts, half gets
+    /// Gets and puts: see --reads
     Mixed,
     /// Transactions: one compare, and two puts of keys of one shard
     Txn,

@@ -1,7 +1,8 @@
-//! Clusters of three nodes on this machine, which last for a comparison.
+//! Clusters on this machine, which last for a comparison.
 //!
-//! kvd's is `kvd local`, as a newcomer starts it; etcd's are three members with the settings that it ships with. Both sync
-//! each write, and have free ports of the loopback interface.
+//! kvd's is `kvd local`, as a newcomer starts it; etcd's are as many members with the settings that it ships with. Both sync
+//! each write. So does Redis, told to, but as a single instance: its replicas would take writes over later. The echo server
+//! keeps nothing. All have free ports of the loopback interface.
 
 use std::{
     fs::{self, File},
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use rand::RngExt as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -25,7 +26,9 @@ use crate::{
     usage,
 };
 
+/// Nodes of a cluster.
 const NODES: u16 = 3;
+
 /// A process, and where its output goes.
 struct Process {
     child: Child,
@@ -105,6 +108,35 @@ impl Cluster {
         cluster.that_serves(Target::Etcd, dir).await.map(Some)
     }
 
+    /// Starts a single Redis that syncs each write before it answers; none, if there is none on this machine.
+    pub(crate) async fn redis(binary: &Path, dir: &Path) -> anyhow::Result<Option<Self>> {
+        let (port, data) = (free_ports(1)?, dir.join("redis"));
+        fs::create_dir_all(&data).with_context(|| format!("{} can't be made", data.display()))?;
+        let mut command = Command::new(binary);
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
+        command.args(["--appendonly", "yes", "--appendfsync", "always"]).arg("--dir").arg(data);
+        match Process::start(command, dir.join("redis.log")) {
+            Ok(process) => Self::of_one(Target::Redis, process, port, dir).await.map(Some),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("{} can't be started", binary.display())),
+        }
+    }
+
+    /// Starts a server that only answers: this program.
+    pub(crate) async fn echo(dir: &Path) -> anyhow::Result<Self> {
+        let port = free_ports(1)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["echo", "--listen", &format!("127.0.0.1:{port}")]);
+        let process = Process::start(command, dir.join("echo.log")).context("echo can't be started")?;
+        Self::of_one(Target::Echo, process, port, dir).await
+    }
+
+    async fn of_one(target: Target, process: Process, port: u16, dir: &Path) -> anyhow::Result<Self> {
+        let nodes = process.child.id().into_iter().collect();
+        let cluster = Self { endpoints: format!("127.0.0.1:{port}"), processes: vec![process], nodes };
+        cluster.that_serves(target, dir).await
+    }
+
     /// The same, once it takes writes; stopped, if it never does.
     async fn that_serves(mut self, target: Target, dir: &Path) -> anyhow::Result<Self> {
         match self.wait_until_it_serves(target, dir).await {
@@ -140,7 +172,7 @@ impl Cluster {
         let connection = connections.pop().context("there is no connection")?;
         let written = connection.put(0, &"ready".into(), None).await;
         connection.close().await;
-        written.map_err(|failure| anyhow::anyhow!("a first write failed: {failure}"))
+        written.map_err(|failure| anyhow!("a first write failed: {failure}"))
     }
 
     /// Stops it, and waits until it has stopped.
@@ -169,6 +201,14 @@ impl Process {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let skipped = log.chars().count().saturating_sub(SHOWN_CHARS);
         log.chars().skip(skipped).collect()
+    }
+}
+
+/// Does something with what has to be stopped afterwards, unless Ctrl-C comes first.
+pub(crate) async fn uninterrupted<T>(doing: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = doing => done,
+        interrupted = tokio::signal::ctrl_c() => Err(interrupted.map_or_else(Into::into, |()| anyhow!("interrupted"))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,103 +13,61 @@ use std::{
 use anyhow::{anyhow, ensure};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use hdrhistogram::Histogram;
 use kvd_client::LeaseId;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     cli::{Run, Workload},
+    clusters::{Cluster, Workplace, uninterrupted},
+    cost::{Figures, Meter},
     target::{Connection, Failure, Target},
 };
 
-/// The longest time that is told apart, in microseconds. Longer ones count as this.
-const TIME_MICROS_MAX: u64 = 120_000_000;
+mod book;
+
+pub(crate) use book::{Book, Counts, Times};
+
 /// Writes under way while the keys are filled in.
 pub(crate) const FILL_IN_FLIGHT: usize = 1024;
 
 /// The figures of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) workload: Workload,
-    pub(crate) clients: u32,
-    pub(crate) value_bytes: usize,
+    pub(crate) load: Load,
     pub(crate) elapsed: Duration,
     /// By kind of request.
-    pub(crate) times: BTreeMap<&'static str, Times>,
-    /// How many requests failed, by message.
-    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) times: BTreeMap<Kind, Times>,
+    /// How many requests failed, by kind of failure.
+    pub(crate) errors: BTreeMap<Failure, u64>,
+    /// How many the target has refused because it had too much to do.
+    pub(crate) overloaded: u64,
 }
 
-/// The times of the requests of one kind that were answered, in microseconds.
+impl Report {
+    /// The times of requests of all kinds.
+    pub(crate) fn all(&self) -> anyhow::Result<Times> {
+        let mut all = Times::new()?;
+        for times in self.times.values() {
+            all.0.add(&times.0)?;
+        }
+        Ok(all)
+    }
+}
+
+/// The figures of a run from the command line.
 #[derive(Debug)]
-pub(crate) struct Times(pub(crate) Histogram<u64>);
-
-impl Times {
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self(Histogram::new_with_max(TIME_MICROS_MAX, 3)?))
-    }
-
-    pub(crate) fn add(&mut self, time: Duration) {
-        self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(TIME_MICROS_MAX));
-    }
-}
-
-/// What one client counted.
-#[derive(Default)]
-struct Counts {
-    times: BTreeMap<&'static str, Times>,
-    errors: BTreeMap<String, u64>,
-}
-
-impl Counts {
-    fn add(&mut self, kind: &'static str, time: Duration) -> anyhow::Result<()> {
-        if !self.times.contains_key(kind) {
-            self.times.insert(kind, Times::new()?);
-        }
-        if let Some(times) = self.times.get_mut(kind) {
-            times.add(time);
-        }
-        Ok(())
-    }
-
-    fn merge(&mut self, other: Self) -> anyhow::Result<()> {
-        for (kind, times) in other.times {
-            match self.times.get_mut(kind) {
-                Some(sum) => sum.0.add(times.0)?,
-                None => drop(self.times.insert(kind, times)),
-            }
-        }
-        for (error, count) in other.errors {
-            *self.errors.entry(error).or_default() += count;
-        }
-        Ok(())
-    }
-}
-
-/// When the clients stop.
-#[derive(Clone)]
-enum Until {
-    Time(Instant),
-    /// How many requests may still be begun.
-    Left(Arc<AtomicU64>),
-}
-
-impl Until {
-    /// Whether one more request may be begun.
-    fn more(&self) -> bool {
-        match self {
-            Self::Time(end) => Instant::now() < *end,
-            Self::Left(left) => {
-                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-            }
-        }
-    }
+pub(crate) struct RunReport {
+    pub(crate) target: Target,
+    pub(crate) report: Report,
+    pub(crate) cost: Figures,
 }
 
 /// What the clients do.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) workload: Workload,
+    /// How many of 100 requests are gets, where they are mixed.
+    pub(crate) reads_percent: u8,
     pub(crate) clients: u32,
     pub(crate) keys: u64,
     pub(crate) value_bytes: usize,
@@ -124,14 +83,93 @@ pub(crate) enum Stop {
     Operations(u64),
 }
 
-/// Makes the requests of a command line.
-pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
-    let Run { common, target, workload, .. } = arguments;
-    ensure!(target.serves(*workload), "{} has no requests of that kind", target.name());
-    ensure!(*target == Target::Kvd || arguments.ttl_ms.is_none(), "only kvd's puts have a time to live");
-    let connections = target.connect(&common.reach(&arguments.data_dir)).await?;
+/// The kinds of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Put,
+    Get,
+    Txn,
+    KeepAlive,
+}
+
+impl Kind {
+    /// What it is called in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Txn => "txn",
+            Self::KeepAlive => "keep-alive",
+        }
+    }
+}
+
+impl Load {
+    /// The kinds of request that there are.
+    fn kinds(&self) -> &'static [Kind] {
+        match self.workload {
+            Workload::Put => &[Kind::Put],
+            Workload::Get => &[Kind::Get],
+            Workload::Mixed => &[Kind::Put, Kind::Get],
+            Workload::Txn => &[Kind::Txn],
+            Workload::KeepAlive => &[Kind::KeepAlive],
+        }
+    }
+
+    /// The kind of the next request.
+    fn kind(&self, random: &mut SmallRng) -> Kind {
+        match self.workload {
+            Workload::Put => Kind::Put,
+            Workload::Get => Kind::Get,
+            Workload::Mixed if random.random_range(0..100) < self.reads_percent => Kind::Get,
+            Workload::Mixed => Kind::Put,
+            Workload::Txn => Kind::Txn,
+            Workload::KeepAlive => Kind::KeepAlive,
+        }
+    }
+}
+
+/// Makes the requests of a command line, of a server that is started for that where none is named.
+pub(crate) async fn run(arguments: &Run) -> anyhow::Result<RunReport> {
+    let Run { common, target, workload, data_dir, .. } = arguments;
+    ensure!(
+        target.serves(*workload),
+        "--target {} has no requests of --workload {}",
+        target.name(),
+        workload.name()
+    );
+    ensure!(
+        arguments.ttl_ms.is_none() || matches!(target, Target::Kvd | Target::KvdUnary),
+        "--ttl-ms: only kvd's puts have a time to live here"
+    );
+    let endpoints = common.endpoints.as_deref().or(target.usual_endpoints());
+    if let Some(endpoints) = endpoints {
+        return run_at(arguments, endpoints, &arguments.processes, data_dir).await;
+    }
+    let workplace = Workplace::make(data_dir)?;
+    let dir = workplace.path();
+    let cluster = match target {
+        Target::Redis => Cluster::redis(&arguments.redis, dir).await?.ok_or_else(|| {
+            anyhow!("there is no {}: install it or name it with --redis", arguments.redis.display())
+        })?,
+        Target::Echo => Cluster::echo(dir).await?,
+        _ => return uninterrupted(run_at(arguments, "", &[], dir)).await,
+    };
+    let report = uninterrupted(run_at(arguments, &cluster.endpoints, &cluster.nodes, dir)).await;
+    cluster.stop().await.and(report)
+}
+
+async fn run_at(
+    arguments: &Run,
+    endpoints: &str,
+    nodes: &[u32],
+    data_dir: &Path,
+) -> anyhow::Result<RunReport> {
+    let Run { common, target, .. } = arguments;
+    let connections = target.connect(&common.reach(endpoints, data_dir)).await?;
     let load = Load {
-        workload: *workload,
+        workload: arguments.workload,
+        reads_percent: arguments.reads,
         clients: common.clients,
         keys: arguments.keys,
         value_bytes: common.value_bytes,
@@ -143,11 +181,13 @@ pub(crate) async fn run(arguments: &Run) -> anyhow::Result<Report> {
     if arguments.fill {
         fill(&connections, &load).await?;
     }
+    let meter = Meter::start(nodes, data_dir)?;
     let report = measure(&connections, &load).await?;
+    let cost = meter.stop(&report)?;
     for connection in connections {
         connection.close().await;
     }
-    Ok(report)
+    Ok(RunReport { target: *target, report, cost })
 }
 
 /// Makes the requests of a load, and takes their times.
@@ -157,6 +197,7 @@ pub(crate) async fn measure(connections: &[Connection], load: &Load) -> anyhow::
         _ => Vec::new(),
     };
     let leases = Arc::new(leases);
+    let book = Arc::new(Book::new(load.kinds())?);
     let started = Instant::now();
     let until = match load.stop {
         Stop::Operations(operations) => Until::Left(Arc::new(AtomicU64::new(operations))),
@@ -165,22 +206,23 @@ pub(crate) async fn measure(connections: &[Connection], load: &Load) -> anyhow::
     let mut tasks = Vec::new();
     for (number, connection) in (0..load.clients).zip(connections.iter().cycle()) {
         let one = One {
+            number,
             connection: connection.clone(),
             load: load.clone(),
             leases: Arc::clone(&leases),
             value: value(load.value_bytes, number.into()),
             random: SmallRng::seed_from_u64(number.into()),
             until: until.clone(),
+            book: Arc::clone(&book),
         };
         tasks.push(tokio::spawn(one.run()));
     }
-    let mut counts = Counts::default();
     for task in tasks {
-        counts.merge(task.await??)?;
+        task.await?;
     }
     let elapsed = started.elapsed();
-    let (workload, clients, value_bytes) = (load.workload, load.clients, load.value_bytes);
-    Ok(Report { workload, clients, value_bytes, elapsed, times: counts.times, errors: counts.errors })
+    let Counts { times, errors, overloaded } = book.sum()?;
+    Ok(Report { load: load.clone(), elapsed, times, errors, overloaded })
 }
 
 /// Writes each key once.
@@ -216,54 +258,60 @@ pub(crate) fn value(bytes: usize, seed: u64) -> Bytes {
     value.into()
 }
 
+/// When the clients stop.
+#[derive(Clone)]
+enum Until {
+    Time(Instant),
+    /// How many requests may still be begun.
+    Left(Arc<AtomicU64>),
+}
+
+impl Until {
+    /// Whether one more request may be begun.
+    fn more(&self) -> bool {
+        match self {
+            Self::Time(end) => Instant::now() < *end,
+            Self::Left(left) => {
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            }
+        }
+    }
+}
+
 /// One client.
 struct One {
+    number: u32,
     connection: Connection,
     load: Load,
     leases: Arc<Vec<LeaseId>>,
     value: Bytes,
     random: SmallRng,
     until: Until,
+    book: Arc<Book>,
 }
 
 impl One {
-    async fn run(mut self) -> anyhow::Result<Counts> {
-        let mut counts = Counts::default();
+    async fn run(mut self) {
+        let page = usize::try_from(self.number).unwrap_or_default();
         while self.until.more() {
             let number = self.random.random_range(0..self.load.keys);
-            let kind = match self.load.workload {
-                Workload::Put => PUT,
-                Workload::Get => GET,
-                Workload::Mixed if self.random.random_bool(0.5) => PUT,
-                Workload::Mixed => GET,
-                Workload::Txn => TXN,
-                Workload::KeepAlive => KEEP_ALIVE,
-            };
+            let kind = self.load.kind(&mut self.random);
             let began = Instant::now();
-            match self.ask(kind, number).await {
-                Ok(()) => counts.add(kind, began.elapsed())?,
-                Err(failure) => *counts.errors.entry(failure).or_default() += 1,
-            }
+            let outcome = self.ask(kind, number).await;
+            self.book.note(page, kind, began.elapsed(), outcome);
         }
-        Ok(counts)
     }
 
-    async fn ask(&self, kind: &'static str, number: u64) -> Result<(), Failure> {
+    async fn ask(&self, kind: Kind, number: u64) -> Result<(), Failure> {
         let connection = &self.connection;
         match kind {
-            PUT => connection.put(number, &self.value, self.load.ttl).await,
-            GET => connection.get(number).await,
-            TXN => connection.transact(number, &self.value).await,
-            _ => {
+            Kind::Put => connection.put(number, &self.value, self.load.ttl).await,
+            Kind::Get => connection.get(number).await,
+            Kind::Txn => connection.transact(number, &self.value).await,
+            Kind::KeepAlive => {
                 let lease = usize::try_from(number).ok().and_then(|place| self.leases.get(place));
                 connection.keep_alive(lease.copied().unwrap_or_default()).await
             }
         }
     }
 }
-
-/// The kinds of request, as they are called in reports.
-pub(crate) const PUT: &str = "put";
-pub(crate) const GET: &str = "get";
-const TXN: &str = "txn";
-const KEEP_ALIVE: &str = "keep-alive";

@@ -3,8 +3,10 @@
 //! # What is here
 //! - [`cli`]: the verbs and flags.
 //! - [`load`]: `run`, a closed loop of many clients: each begins its next request when the last one is answered.
-//! - [`target`]: what these are made of: kvd, its peer etcd, or a bare log.
-//! - [`compare`]: `compare`, kvd and its peers side by side: [`clusters`] starts them, [`usage`] says what they use.
+//! - [`target`]: what these are made of: kvd, by its client library or by unary calls, its peers, or a bare limit.
+//! - [`compare`]: `compare`, kvd and its peers side by side: [`clusters`] starts them, [`cost`] and [`usage`] say what they
+//!   use, [`machine`] where.
+//! - [`echo`]: `echo`, a server with nothing behind it; [`wire`] has the code generated for it and for unary calls.
 //! - [`gap`]: `gap`, writes without pause, and how long none was acknowledged while a leader was killed by hand.
 //! - [`scan`]: `scan`, how fast the rows of what `run` has written come.
 //! - [`watch`]: `watch`, how fast many watchers are told of what many clients write.
@@ -23,14 +25,18 @@
 mod cli;
 mod clusters;
 mod compare;
+mod cost;
+mod echo;
 mod expiry;
 mod gap;
 mod load;
+mod machine;
 mod report;
 mod scan;
 mod target;
 mod usage;
 mod watch;
+mod wire;
 
 use std::{
     io::{self, Write as _},
@@ -80,6 +86,7 @@ fn run() -> anyhow::Result<()> {
                 let report = expiry::run(&arguments).await?;
                 report::expiries(&mut out, arguments.common.output, &report)?;
             }
+            cli::Verb::Echo(arguments) => echo::run(&arguments).await?,
         }
         out.flush()?;
         Ok(())

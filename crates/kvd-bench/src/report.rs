@@ -9,10 +9,11 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    cli::Format,
+    cli::{Format, Workload},
     expiry,
     gap::{self, Track},
     load::{self, Times},
+    machine::Machine,
     scan, watch,
 };
 
@@ -30,12 +31,22 @@ struct Figures {
 
 #[derive(Serialize)]
 struct LoadJson<'a> {
+    machine: Machine,
+    target: &'static str,
     workload: &'static str,
+    reads_percent: Option<u8>,
     clients: u32,
+    keys: u64,
     value_bytes: usize,
     seconds: f64,
     #[serde(flatten)]
     kinds: BTreeMap<&'static str, Figures>,
+    /// Requests of all kinds.
+    all: Option<Figures>,
+    #[serde(flatten)]
+    cost: &'a BTreeMap<&'static str, f64>,
+    /// Requests that the target has refused because it had too much to do.
+    overloaded: u64,
     errors: &'a BTreeMap<String, u64>,
 }
 
@@ -75,26 +86,54 @@ impl Figures {
 }
 
 /// The figures of a run.
-pub(crate) fn load(out: &mut impl Write, format: Format, report: &load::Report) -> io::Result<()> {
+pub(crate) fn load(out: &mut impl Write, format: Format, run: &load::RunReport) -> anyhow::Result<()> {
+    let load::RunReport { target, report, cost } = run;
+    let kinds = report.times.iter();
+    let kinds = kinds.filter_map(|(kind, times)| Some((kind.name(), Figures::new(times, report.elapsed)?)));
     let json = LoadJson {
-        workload: report.workload.name(),
-        clients: report.clients,
-        value_bytes: report.value_bytes,
+        machine: Machine::here()?,
+        target: target.name(),
+        workload: report.load.workload.name(),
+        reads_percent: (report.load.workload == Workload::Mixed).then_some(report.load.reads_percent),
+        clients: report.load.clients,
+        keys: report.load.keys,
+        value_bytes: report.load.value_bytes,
         seconds: report.elapsed.as_secs_f64(),
-        kinds: report
-            .times
-            .iter()
-            .filter_map(|(kind, times)| Some((*kind, Figures::new(times, report.elapsed)?)))
-            .collect(),
+        kinds: kinds.collect(),
+        all: Figures::new(&report.all()?, report.elapsed),
+        cost,
+        overloaded: report.overloaded,
         errors: &report.errors,
     };
     if format == Format::Json {
-        return write_json(out, &json);
+        return Ok(write_json(out, &json)?);
     }
-    writeln!(out, "{} clients, values of {} bytes, {:.1} s\n", json.clients, json.value_bytes, json.seconds)?;
+    Ok(load_table(out, &json)?)
+}
+
+fn load_table(out: &mut impl Write, json: &LoadJson<'_>) -> io::Result<()> {
+    let Machine { cores, processor, kernel } = &json.machine;
+    writeln!(out, "{cores} cores of {processor}, Linux {kernel}")?;
+    writeln!(
+        out,
+        "{}: {} clients, values of {} bytes, {:.1} s\n",
+        json.target, json.clients, json.value_bytes, json.seconds
+    )?;
     head(out)?;
     for (name, it) in &json.kinds {
         figures(out, name, it)?;
+    }
+    if let Some(all) = json.all.as_ref().filter(|_| json.kinds.len() > 1) {
+        figures(out, "all", all)?;
+    }
+    if !json.cost.is_empty() {
+        writeln!(out)?;
+    }
+    for (name, value) in json.cost {
+        writeln!(out, "{value:>10.1}  {}", name.replace('_', " "))?;
+    }
+    if json.overloaded > 0 {
+        writeln!(out, "{:>10}  refused: the target had too much to do", json.overloaded)?;
     }
     errors(out, json.errors)
 }
@@ -281,7 +320,7 @@ pub(crate) fn write_json(out: &mut impl Write, json: &impl Serialize) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Workload;
+    use crate::target::Target;
 
     #[test]
     fn a_run() {
@@ -290,22 +329,37 @@ mod tests {
             puts.0.record(micros).unwrap();
         }
         let report = load::Report {
-            workload: Workload::Put,
-            clients: 2,
-            value_bytes: 128,
+            load: load::Load {
+                workload: Workload::Put,
+                reads_percent: 0,
+                clients: 2,
+                keys: 10,
+                value_bytes: 128,
+                ttl: None,
+                stop: load::Stop::Operations(4),
+            },
             elapsed: Duration::from_secs(2),
-            times: BTreeMap::from([("put", puts)]),
+            times: BTreeMap::from([(load::Kind::Put, puts)]),
             errors: [("Unavailable".to_owned(), 3)].into(),
+            overloaded: 5,
         };
+        let cost = [("cpu_s_per_million", 7.25)].into();
+        let report = load::RunReport { target: Target::Kvd, report, cost };
         let mut table = Vec::new();
         load(&mut table, Format::Table, &report).unwrap();
+        let table = String::from_utf8(table).unwrap();
+        let (machine, figures) = table.split_once('\n').unwrap();
+        assert!(machine.contains("cores of"), "{machine}");
         assert_eq!(
-            String::from_utf8(table).unwrap(),
+            figures,
             "\
-2 clients, values of 128 bytes, 2.0 s
+kvd: 2 clients, values of 128 bytes, 2.0 s
 
         op      count      ops/s     p50 ms     p90 ms     p99 ms   p99.9 ms     max ms
        put          4          2       2.00       4.00       4.00       4.00       4.00
+
+       7.2  cpu s per million
+         5  refused: the target had too much to do
 
 errors:
          3  Unavailable
@@ -315,5 +369,6 @@ errors:
         load(&mut json, Format::Json, &report).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((&json["put"]["operations"], &json["get"]), (&4.into(), &serde_json::Value::Null));
+        assert_eq!((&json["all"]["operations"], &json["cpu_s_per_million"]), (&4.into(), &7.25.into()));
     }
 }

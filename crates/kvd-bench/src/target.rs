@@ -1,7 +1,7 @@
-//! What a load is made against: kvd, its peer etcd, and the limit that the disk sets.
+//! What a load is made against: kvd, its peers etcd and Redis, and the limits that the disk and the RPC layer set.
 //!
-//! Each takes the same requests: the same keys, the same values, as many at a time. What a target can't do is refused before
-//! the run begins, not counted as an error.
+//! Each takes the same requests: the same keys, the same values, as many at a time, over as many connections. What a target
+//! can't do is refused before the run begins, not counted as an error.
 
 use std::{path::Path, time::Duration};
 
@@ -10,20 +10,29 @@ use clap::ValueEnum;
 use kvd_client::{Client, Compare, Config, LeaseId, TxnOp};
 
 use crate::{
-    cli::Workload,
+    cli::{self, Workload},
     load::{PREFIX, key},
 };
 
+mod echo;
 mod etcd;
 mod log;
+mod redis;
+mod unary;
 
 /// What the load is made against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Target {
     /// kvd, through its client library
     Kvd,
+    /// kvd, over gRPC: one call for each request, to the nodes in turn, as any language can do it
+    KvdUnary,
     /// etcd, over gRPC: one call for each request, to the leader
     Etcd,
+    /// Redis, a single instance: nothing is replicated, and reads are not synced with anything
+    Redis,
+    /// The frames of kvd's client library, to a server that only answers them: the limit of the RPC layer
+    Echo,
     /// No server at all: a file in the data directory that everything is appended to, synced once for all that waits
     Log,
 }
@@ -32,19 +41,28 @@ pub(crate) enum Target {
 #[derive(Clone)]
 pub(crate) enum Connection {
     Kvd(Client),
+    KvdUnary(unary::Connection),
     Etcd(etcd::Connection),
+    Redis(redis::Connection),
+    Echo(echo::Connection),
     Log(log::Appender),
 }
 
 /// The kind of a failure, for counting: without times and keys.
 pub(crate) type Failure = String;
 
+/// The kind of failure of a target that has too much to do, as kvd's client library calls it.
+pub(crate) const OVERLOADED: &str = "Overloaded";
+
 impl Target {
     /// What it is called in reports.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Kvd => "kvd",
+            Self::KvdUnary => "kvd-unary",
             Self::Etcd => "etcd",
+            Self::Redis => "redis",
+            Self::Echo => "echo",
             Self::Log => "log",
         }
     }
@@ -53,8 +71,19 @@ impl Target {
     pub(crate) fn serves(self, workload: Workload) -> bool {
         match self {
             Self::Kvd => true,
-            Self::Etcd => matches!(workload, Workload::Put | Workload::Get | Workload::Mixed),
+            Self::KvdUnary | Self::Etcd | Self::Redis | Self::Echo => {
+                matches!(workload, Workload::Put | Workload::Get | Workload::Mixed)
+            }
             Self::Log => workload == Workload::Put,
+        }
+    }
+
+    /// Where it is if nobody says otherwise; none, for what is started for the load.
+    pub(crate) const fn usual_endpoints(self) -> Option<&'static str> {
+        match self {
+            Self::Kvd | Self::KvdUnary => Some(cli::ENDPOINTS),
+            Self::Etcd => Some("127.0.0.1:2379"),
+            Self::Redis | Self::Echo | Self::Log => None,
         }
     }
 
@@ -67,6 +96,21 @@ impl Target {
                 for _ in 0..count {
                     let config = Config::from(endpoints).deadline(timeout);
                     connections.push(Connection::Kvd(Client::connect(config).await?));
+                }
+            }
+            Self::KvdUnary => {
+                for (_, address) in (0..count).zip(endpoints.split(',').cycle()) {
+                    connections.push(Connection::KvdUnary(unary::Connection::open(address, timeout).await?));
+                }
+            }
+            Self::Redis => {
+                for _ in 0..count {
+                    connections.push(Connection::Redis(redis::Connection::open(endpoints, timeout).await?));
+                }
+            }
+            Self::Echo => {
+                for _ in 0..count {
+                    connections.push(Connection::Echo(echo::Connection::open(endpoints, timeout).await?));
                 }
             }
             Self::Etcd => {
@@ -105,7 +149,10 @@ impl Connection {
                 };
                 put.await.map(drop).map_err(|error| kind(&error))
             }
+            Self::KvdUnary(connection) => connection.put(key(number), value, ttl).await,
             Self::Etcd(connection) => connection.put(key(number), value).await,
+            Self::Redis(connection) => connection.put(key(number), value).await,
+            Self::Echo(connection) => connection.put(key(number), value).await,
             Self::Log(appender) => appender.append(value.clone()).await,
         }
     }
@@ -114,7 +161,10 @@ impl Connection {
     pub(crate) async fn get(&self, number: u64) -> Result<(), Failure> {
         match self {
             Self::Kvd(client) => client.get(key(number)).await.map(drop).map_err(|error| kind(&error)),
+            Self::KvdUnary(connection) => connection.get(key(number)).await,
             Self::Etcd(connection) => connection.get(key(number)).await,
+            Self::Redis(connection) => connection.get(key(number)).await,
+            Self::Echo(connection) => connection.get(key(number)).await,
             Self::Log(_) => Err("a log is not read".to_owned()),
         }
     }

@@ -16,7 +16,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::Failure;
+use super::{Failure, unary::kind};
 
 #[derive(Clone, PartialEq, Message)]
 struct PutRequest {
@@ -115,8 +115,4 @@ pub(crate) async fn leader(endpoints: &str, timeout: Duration) -> anyhow::Result
         }
     }
     bail!("none of {endpoints} leads its etcd cluster")
-}
-
-fn kind(status: &Status) -> Failure {
-    format!("{:?}", status.code())
 }

@@ -1,0 +1,51 @@
+//! kvd without its client library: one gRPC call for each request, as a client in any language makes it that was generated
+//! from the public interface.
+//!
+//! It knows no ring and no leaders: its connections go to the nodes in turn, and each node passes on what another one leads.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::Failure;
+use crate::wire::v1::{GetRequest, Lifetime, PutRequest, kv_client::KvClient, lifetime};
+
+/// A connection to one node.
+#[derive(Clone)]
+pub(crate) struct Connection(KvClient<Channel>);
+
+impl Connection {
+    pub(crate) async fn open(address: &str, timeout: Duration) -> anyhow::Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .tcp_nodelay(true);
+        let channel = endpoint.connect().await.with_context(|| format!("no kvd answers at {address}"))?;
+        Ok(Self(KvClient::new(channel)))
+    }
+
+    pub(crate) async fn put(&self, key: String, value: &Bytes, ttl: Option<Duration>) -> Result<(), Failure> {
+        let ttl_ms = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let lifetime = ttl.map(|ttl| Lifetime { kind: Some(lifetime::Kind::TtlMs(ttl_ms(ttl))) });
+        let request = PutRequest { key: key.into(), value: value.clone(), lifetime, ..PutRequest::default() };
+        self.0.clone().put(request).await.map(drop).map_err(|status| kind(&status))
+    }
+
+    pub(crate) async fn get(&self, key: String) -> Result<(), Failure> {
+        let request = GetRequest { key: key.into(), read: None };
+        self.0.clone().get(request).await.map(drop).map_err(|status| kind(&status))
+    }
+}
+
+/// What it is called in reports; a server that has too much to do, as the client library calls it.
+pub(super) fn kind(status: &Status) -> Failure {
+    match status.code() {
+        Code::ResourceExhausted => super::OVERLOADED.to_owned(),
+        code => format!("{code:?}"),
+    }
+}
