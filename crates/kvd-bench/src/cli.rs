@@ -97,6 +97,14 @@ pub(crate) struct Run {
     /// What the clients ask for
     #[arg(long, value_enum, default_value_t = Workload::Put)]
     pub(crate) workload: Workload,
+    /// Requests that are due each second, whether or not earlier ones have been answered; their times count from then. Without
+    /// this each client waits for its answer
+    #[arg(long, conflicts_with = "clients", value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rate: Option<u32>,
+    /// With --rate: requests under way, at most. Those that are due beyond are not made, and counted as refused by the
+    /// generator
+    #[arg(long, requires = "rate", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) outstanding: u32,
     /// How many of 100 requests of `--workload mixed` are gets
     #[arg(long, default_value_t = 50, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) reads: u8,
@@ -274,8 +282,26 @@ pub(crate) enum Format {
 mod tests {
     use clap::CommandFactory as _;
 
+    use super::*;
+
     #[test]
     fn the_command_line_makes_sense() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for wrong in [
+            "run --rate 10 --clients 5",
+            "run --outstanding 5",
+            "run --rate 0",
+            "run --duration 5 --operations 5",
+            "run --reads 101",
+            "compare --short --rounds 2",
+            "watch --apart --keys 5",
+        ] {
+            let words = ["kvd-bench"].into_iter().chain(wrong.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{wrong}");
+        }
     }
 }

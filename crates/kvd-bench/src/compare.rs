@@ -137,13 +137,12 @@ impl cli::Compare {
 
     fn load(&self, plan: Plan) -> Load {
         Load {
-            workload: plan.workload,
             reads_percent: plan.reads_percent,
             clients: plan.clients,
             keys: self.keys,
             value_bytes: self.value_bytes,
-            ttl: None,
             stop: Stop::After(Duration::from_secs(self.duration)),
+            ..Load::of(plan.workload)
         }
     }
 }

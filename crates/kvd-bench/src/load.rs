@@ -1,12 +1,9 @@
-//! `run`: a closed loop of many clients.
+//! `run`: requests of many clients in a closed loop, or at a fixed rate in an open one.
 
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -24,8 +21,13 @@ use crate::{
 };
 
 mod book;
+mod open;
+mod work;
 
-pub(crate) use book::{Book, Counts, Times};
+pub(crate) use book::Times;
+use book::{Book, Counts};
+pub(crate) use open::Open;
+use work::{Until, Work};
 
 /// Writes under way while the keys are filled in.
 pub(crate) const FILL_IN_FLIGHT: usize = 1024;
@@ -41,6 +43,8 @@ pub(crate) struct Report {
     pub(crate) errors: BTreeMap<Failure, u64>,
     /// How many the target has refused because it had too much to do.
     pub(crate) overloaded: u64,
+    /// How many were due in an open loop, and not made because too many were under way.
+    pub(crate) refused: u64,
 }
 
 impl Report {
@@ -69,6 +73,8 @@ pub(crate) struct Load {
     /// How many of 100 requests are gets, where they are mixed.
     pub(crate) reads_percent: u8,
     pub(crate) clients: u32,
+    /// In place of clients.
+    pub(crate) open: Option<Open>,
     pub(crate) keys: u64,
     pub(crate) value_bytes: usize,
     /// Time to live of what is put.
@@ -105,6 +111,20 @@ impl Kind {
 }
 
 impl Load {
+    /// A load of one kind, for the rest to be set.
+    pub(crate) const fn of(workload: Workload) -> Self {
+        Self {
+            workload,
+            reads_percent: 50,
+            clients: 1,
+            open: None,
+            keys: 1000,
+            value_bytes: 128,
+            ttl: None,
+            stop: Stop::Operations(1),
+        }
+    }
+
     /// The kinds of request that there are.
     fn kinds(&self) -> &'static [Kind] {
         match self.workload {
@@ -167,10 +187,12 @@ async fn run_at(
 ) -> anyhow::Result<RunReport> {
     let Run { common, target, .. } = arguments;
     let connections = target.connect(&common.reach(endpoints, data_dir)).await?;
+    let open = arguments.rate.map(|rate| Open { rate, outstanding_max: arguments.outstanding });
     let load = Load {
         workload: arguments.workload,
         reads_percent: arguments.reads,
         clients: common.clients,
+        open,
         keys: arguments.keys,
         value_bytes: common.value_bytes,
         ttl: arguments.ttl_ms.map(Duration::from_millis),
@@ -196,33 +218,20 @@ pub(crate) async fn measure(connections: &[Connection], load: &Load) -> anyhow::
         Workload::KeepAlive => grant(connections, load.keys).await?,
         _ => Vec::new(),
     };
-    let leases = Arc::new(leases);
-    let book = Arc::new(Book::new(load.kinds())?);
+    let work = Arc::new(Work::new(load, leases)?);
     let started = Instant::now();
     let until = match load.stop {
         Stop::Operations(operations) => Until::Left(Arc::new(AtomicU64::new(operations))),
         Stop::After(time) => Until::Time(started + time),
     };
-    let mut tasks = Vec::new();
-    for (number, connection) in (0..load.clients).zip(connections.iter().cycle()) {
-        let one = One {
-            number,
-            connection: connection.clone(),
-            load: load.clone(),
-            leases: Arc::clone(&leases),
-            value: value(load.value_bytes, number.into()),
-            random: SmallRng::seed_from_u64(number.into()),
-            until: until.clone(),
-            book: Arc::clone(&book),
-        };
-        tasks.push(tokio::spawn(one.run()));
-    }
-    for task in tasks {
-        task.await?;
+    let mut refused = 0;
+    match load.open {
+        Some(open) => refused = open::open(&work, connections, open, started, &until).await?,
+        None => work::closed(&work, connections, load.clients, &until).await?,
     }
     let elapsed = started.elapsed();
-    let Counts { times, errors, overloaded } = book.sum()?;
-    Ok(Report { load: load.clone(), elapsed, times, errors, overloaded })
+    let Counts { times, errors, overloaded } = work.book.sum()?;
+    Ok(Report { load: load.clone(), elapsed, times, errors, overloaded, refused })
 }
 
 /// Writes each key once.
@@ -256,62 +265,4 @@ pub(crate) fn value(bytes: usize, seed: u64) -> Bytes {
     let mut value = vec![0; bytes];
     SmallRng::seed_from_u64(seed).fill(&mut value[..]);
     value.into()
-}
-
-/// When the clients stop.
-#[derive(Clone)]
-enum Until {
-    Time(Instant),
-    /// How many requests may still be begun.
-    Left(Arc<AtomicU64>),
-}
-
-impl Until {
-    /// Whether one more request may be begun.
-    fn more(&self) -> bool {
-        match self {
-            Self::Time(end) => Instant::now() < *end,
-            Self::Left(left) => {
-                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-            }
-        }
-    }
-}
-
-/// One client.
-struct One {
-    number: u32,
-    connection: Connection,
-    load: Load,
-    leases: Arc<Vec<LeaseId>>,
-    value: Bytes,
-    random: SmallRng,
-    until: Until,
-    book: Arc<Book>,
-}
-
-impl One {
-    async fn run(mut self) {
-        let page = usize::try_from(self.number).unwrap_or_default();
-        while self.until.more() {
-            let number = self.random.random_range(0..self.load.keys);
-            let kind = self.load.kind(&mut self.random);
-            let began = Instant::now();
-            let outcome = self.ask(kind, number).await;
-            self.book.note(page, kind, began.elapsed(), outcome);
-        }
-    }
-
-    async fn ask(&self, kind: Kind, number: u64) -> Result<(), Failure> {
-        let connection = &self.connection;
-        match kind {
-            Kind::Put => connection.put(number, &self.value, self.load.ttl).await,
-            Kind::Get => connection.get(number).await,
-            Kind::Txn => connection.transact(number, &self.value).await,
-            Kind::KeepAlive => {
-                let lease = usize::try_from(number).ok().and_then(|place| self.leases.get(place));
-                connection.keep_alive(lease.copied().unwrap_or_default()).await
-            }
-        }
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! # What is here
 //! - [`cli`]: the verbs and flags.
-//! - [`load`]: `run`, a closed loop of many clients: each begins its next request when the last one is answered.
+//! - [`load`]: `run`, a closed loop of many clients, each of which begins its next request when the last one is answered; or
+//!   an open one, with a fixed rate of requests.
 //! - [`target`]: what these are made of: kvd, by its client library or by unary calls, its peers, or a bare limit.
 //! - [`compare`]: `compare`, kvd and its peers side by side: [`clusters`] starts them, [`cost`] and [`usage`] say what they
 //!   use, [`machine`] where.
@@ -15,9 +16,9 @@
 //!
 //! # What the figures mean
 //! A request's time is that from the call of the client library to its result, retries and waiting in the library
-//! included. A closed loop hides what an open one would show: while the cluster stalls, no new requests are begun, so
-//! that a stall counts once per client and not once per request that could have been made. Read the highest percentiles
-//! and the gaps with that in mind. Failed requests are counted and are no part of the times.
+//! included. A closed loop hides what an open one shows: while the cluster stalls, no new requests are begun, so that a stall
+//! counts once per client and not once per request that could have been made. Read the highest percentiles and the gaps with
+//! that in mind. In an open loop (`run --rate`) a request's time counts from when it was due, however late it was made. Failed requests are counted and are no part of the times.
 //!
 //! # What is deliberately absent
 //! No limits are set to pass or fail: the figures are for people and for scripts that compare.

@@ -35,7 +35,11 @@ struct LoadJson<'a> {
     target: &'static str,
     workload: &'static str,
     reads_percent: Option<u8>,
-    clients: u32,
+    /// In a closed loop.
+    clients: Option<u32>,
+    /// In an open loop.
+    rate: Option<u32>,
+    outstanding_max: Option<u32>,
     keys: u64,
     value_bytes: usize,
     seconds: f64,
@@ -47,6 +51,8 @@ struct LoadJson<'a> {
     cost: &'a BTreeMap<&'static str, f64>,
     /// Requests that the target has refused because it had too much to do.
     overloaded: u64,
+    /// Requests that were due in an open loop, and not made because too many were under way.
+    refused_by_generator: u64,
     errors: &'a BTreeMap<String, u64>,
 }
 
@@ -88,6 +94,7 @@ impl Figures {
 /// The figures of a run.
 pub(crate) fn load(out: &mut impl Write, format: Format, run: &load::RunReport) -> anyhow::Result<()> {
     let load::RunReport { target, report, cost } = run;
+    let open = report.load.open;
     let kinds = report.times.iter();
     let kinds = kinds.filter_map(|(kind, times)| Some((kind.name(), Figures::new(times, report.elapsed)?)));
     let json = LoadJson {
@@ -95,7 +102,9 @@ pub(crate) fn load(out: &mut impl Write, format: Format, run: &load::RunReport) 
         target: target.name(),
         workload: report.load.workload.name(),
         reads_percent: (report.load.workload == Workload::Mixed).then_some(report.load.reads_percent),
-        clients: report.load.clients,
+        clients: open.is_none().then_some(report.load.clients),
+        rate: open.map(|open| open.rate),
+        outstanding_max: open.map(|open| open.outstanding_max),
         keys: report.load.keys,
         value_bytes: report.load.value_bytes,
         seconds: report.elapsed.as_secs_f64(),
@@ -103,6 +112,7 @@ pub(crate) fn load(out: &mut impl Write, format: Format, run: &load::RunReport) 
         all: Figures::new(&report.all()?, report.elapsed),
         cost,
         overloaded: report.overloaded,
+        refused_by_generator: report.refused,
         errors: &report.errors,
     };
     if format == Format::Json {
@@ -114,10 +124,14 @@ pub(crate) fn load(out: &mut impl Write, format: Format, run: &load::RunReport) 
 fn load_table(out: &mut impl Write, json: &LoadJson<'_>) -> io::Result<()> {
     let Machine { cores, processor, kernel } = &json.machine;
     writeln!(out, "{cores} cores of {processor}, Linux {kernel}")?;
+    let makers = match (json.clients, json.rate) {
+        (_, Some(rate)) => format!("{rate} requests due each second"),
+        (clients, None) => format!("{} clients", clients.unwrap_or_default()),
+    };
     writeln!(
         out,
-        "{}: {} clients, values of {} bytes, {:.1} s\n",
-        json.target, json.clients, json.value_bytes, json.seconds
+        "{}: {makers}, values of {} bytes, {:.1} s\n",
+        json.target, json.value_bytes, json.seconds
     )?;
     head(out)?;
     for (name, it) in &json.kinds {
@@ -133,7 +147,11 @@ fn load_table(out: &mut impl Write, json: &LoadJson<'_>) -> io::Result<()> {
         writeln!(out, "{value:>10.1}  {}", name.replace('_', " "))?;
     }
     if json.overloaded > 0 {
-        writeln!(out, "{:>10}  refused: the target had too much to do", json.overloaded)?;
+        writeln!(out, "{:>10}  refused by the target: it had too much to do", json.overloaded)?;
+    }
+    if json.refused_by_generator > 0 {
+        let refused = json.refused_by_generator;
+        writeln!(out, "{refused:>10}  refused by the generator: too many under way, see --outstanding")?;
     }
     errors(out, json.errors)
 }
@@ -329,19 +347,12 @@ mod tests {
             puts.0.record(micros).unwrap();
         }
         let report = load::Report {
-            load: load::Load {
-                workload: Workload::Put,
-                reads_percent: 0,
-                clients: 2,
-                keys: 10,
-                value_bytes: 128,
-                ttl: None,
-                stop: load::Stop::Operations(4),
-            },
+            load: load::Load { clients: 2, ..load::Load::of(Workload::Put) },
             elapsed: Duration::from_secs(2),
             times: BTreeMap::from([(load::Kind::Put, puts)]),
             errors: [("Unavailable".to_owned(), 3)].into(),
             overloaded: 5,
+            refused: 6,
         };
         let cost = [("cpu_s_per_million", 7.25)].into();
         let report = load::RunReport { target: Target::Kvd, report, cost };
@@ -359,7 +370,8 @@ kvd: 2 clients, values of 128 bytes, 2.0 s
        put          4          2       2.00       4.00       4.00       4.00       4.00
 
        7.2  cpu s per million
-         5  refused: the target had too much to do
+         5  refused by the target: it had too much to do
+         6  refused by the generator: too many under way, see --outstanding
 
 errors:
          3  Unavailable
