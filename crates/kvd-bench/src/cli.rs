@@ -38,6 +38,11 @@ pub(crate) enum Verb {
     Echo(Echo),
 }
 
+/// Flags that don't go together, as only the verb can tell.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Misuse(pub(crate) String);
+
 /// Where a cluster is if nobody says otherwise.
 pub(crate) const ENDPOINTS: &str = "127.0.0.1:7400";
 
@@ -105,12 +110,27 @@ pub(crate) struct Run {
     /// generator
     #[arg(long, requires = "rate", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) outstanding: u32,
-    /// How many of 100 requests of `--workload mixed` are gets
+    /// How many of 100 requests of the workloads mixed and batch are gets
     #[arg(long, default_value_t = 50, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) reads: u8,
-    /// Keys, drawn evenly
+    /// Keys of a request of the workload batch
+    #[arg(long, default_value_t = 100, value_name = "KEYS", value_parser = clap::value_parser!(u8).range(1..=128))]
+    pub(crate) batch: u8,
+    /// Rows that a request of the workload scan reads, at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rows: u32,
+    /// How recent gets must be
+    #[arg(long, value_enum, default_value_t = Level::Linearizable)]
+    pub(crate) consistency: Level,
+    /// With `--consistency bounded`: how old what they see may be, in milliseconds
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) bound_ms: u64,
+    /// Keys
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) keys: u64,
+    /// How keys are drawn [default: zipf for YCSB's workloads, else even]
+    #[arg(long, value_enum)]
+    pub(crate) choice: Option<Choice>,
     /// Write each key once before a workload that reads, outside the figures
     #[arg(long)]
     pub(crate) fill: bool,
@@ -250,6 +270,19 @@ pub(crate) enum Workload {
     Get,
     /// Gets and puts: see --reads
     Mixed,
+    /// YCSB's A: half gets, half puts
+    YcsbA,
+    /// YCSB's B: gets, and 5 puts in 100 requests
+    YcsbB,
+    /// YCSB's C: gets
+    YcsbC,
+    /// YCSB's F: half gets, half a get and then a put of the same key
+    YcsbF,
+    /// Many keys in one request: gets of any keys, and puts of keys of one shard, as only those can go together. See --batch
+    /// and --reads
+    Batch,
+    /// Short ranges of up to --rows rows, from a key on
+    Scan,
     /// Transactions: one compare, and two puts of keys of one shard
     Txn,
     /// Keep-alives of leases, as many as there are keys
@@ -263,8 +296,69 @@ impl Workload {
             Self::Put => "put",
             Self::Get => "get",
             Self::Mixed => "mixed",
+            Self::YcsbA => "ycsb-a",
+            Self::YcsbB => "ycsb-b",
+            Self::YcsbC => "ycsb-c",
+            Self::YcsbF => "ycsb-f",
+            Self::Batch => "batch",
+            Self::Scan => "scan",
             Self::Txn => "txn",
             Self::KeepAlive => "keep-alive",
+        }
+    }
+
+    /// How its keys are drawn, unless somebody says otherwise.
+    pub(crate) const fn choice(self) -> Choice {
+        match self {
+            Self::YcsbA | Self::YcsbB | Self::YcsbC | Self::YcsbF => Choice::Zipf,
+            _ => Choice::Even,
+        }
+    }
+}
+
+/// How keys are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Choice {
+    /// All as often as each other
+    Even,
+    /// A few far more often than the rest: YCSB's scrambled zipfian, theta 0.99
+    Zipf,
+}
+
+impl Choice {
+    /// What it is called in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Even => "even",
+            Self::Zipf => "zipf",
+        }
+    }
+}
+
+/// How recent gets must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// They see every write that was finished before
+    Linearizable,
+    /// The same, as long as clocks run no faster than the cluster allows for
+    Lease,
+    /// They see what their connection has seen, from any replica
+    Session,
+    /// They miss nothing that was finished --bound-ms ago, from any replica
+    Bounded,
+    /// They see whatever the replica has; of etcd: serializable
+    Local,
+}
+
+impl Level {
+    /// What it is called in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Linearizable => "linearizable",
+            Self::Lease => "lease",
+            Self::Session => "session",
+            Self::Bounded => "bounded",
+            Self::Local => "local",
         }
     }
 }
@@ -297,6 +391,9 @@ mod tests {
             "run --rate 0",
             "run --duration 5 --operations 5",
             "run --reads 101",
+            "run --batch 129",
+            "run --choice some",
+            "run --consistency eventual",
             "compare --short --rounds 2",
             "watch --apart --keys 5",
         ] {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, io, path::Path};
 
 use crate::{
-    load::{self, Kind, Report},
+    load::{self, Report},
     usage::{Usage, written_to_disk_of},
 };
 
@@ -45,10 +45,11 @@ impl<'a> Meter<'a> {
             figures.insert("cpu_s_per_million", per_million(served));
             figures.insert("resident_mib_per_node", resident_mib / self.nodes.len() as f64);
         }
-        let puts = report.times.get(&Kind::Put).map_or(0, |times| times.0.len());
+        let values = report.times.iter().map(|(&kind, times)| times.0.len() * report.load.values_of(kind));
+        let values = values.sum::<u64>();
         let written_bytes = written_to_disk_of(self.data_dir).zip(self.written_bytes);
-        if let Some((after, before)) = written_bytes.filter(|_| puts > 0) {
-            let user_bytes = puts as f64 * (report.load.value_bytes + load::key(0).len()) as f64;
+        if let Some((after, before)) = written_bytes.filter(|_| values > 0) {
+            let user_bytes = values as f64 * (report.load.value_bytes + load::key(0).len()) as f64;
             figures.insert("disk_bytes_per_user_byte", after.saturating_sub(before) as f64 / user_bytes);
         }
         Ok(figures)

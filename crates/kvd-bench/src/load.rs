@@ -7,20 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{anyhow, ensure};
+use anyhow::anyhow;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kvd_client::LeaseId;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
-    cli::{Run, Workload},
+    cli::{Choice, Misuse, Run, Workload},
     clusters::{Cluster, Workplace, uninterrupted},
     cost::{Figures, Meter},
-    target::{Connection, Failure, Target},
+    target::{Connection, Failure, Reads, Target},
 };
 
 mod book;
+mod choice;
 mod open;
 mod work;
 
@@ -39,6 +40,8 @@ pub(crate) struct Report {
     pub(crate) elapsed: Duration,
     /// By kind of request.
     pub(crate) times: BTreeMap<Kind, Times>,
+    /// Rows or keys that requests of more than one were answered with.
+    pub(crate) rows: u64,
     /// How many requests failed, by kind of failure.
     pub(crate) errors: BTreeMap<Failure, u64>,
     /// How many the target has refused because it had too much to do.
@@ -76,6 +79,12 @@ pub(crate) struct Load {
     /// In place of clients.
     pub(crate) open: Option<Open>,
     pub(crate) keys: u64,
+    pub(crate) choice: Choice,
+    pub(crate) reads: Reads,
+    /// Keys of a batch.
+    pub(crate) batch: u8,
+    /// Rows of a scan, at most.
+    pub(crate) rows_max: u32,
     pub(crate) value_bytes: usize,
     /// Time to live of what is put.
     pub(crate) ttl: Option<Duration>,
@@ -94,6 +103,10 @@ pub(crate) enum Stop {
 pub(crate) enum Kind {
     Put,
     Get,
+    ReadModifyWrite,
+    BatchGet,
+    BatchPut,
+    Scan,
     Txn,
     KeepAlive,
 }
@@ -104,6 +117,10 @@ impl Kind {
         match self {
             Self::Put => "put",
             Self::Get => "get",
+            Self::ReadModifyWrite => "get-put",
+            Self::BatchGet => "batch-get",
+            Self::BatchPut => "batch-put",
+            Self::Scan => "scan",
             Self::Txn => "txn",
             Self::KeepAlive => "keep-alive",
         }
@@ -119,6 +136,10 @@ impl Load {
             clients: 1,
             open: None,
             keys: 1000,
+            choice: workload.choice(),
+            reads: Reads::LINEARIZABLE,
+            batch: 100,
+            rows_max: 100,
             value_bytes: 128,
             ttl: None,
             stop: Stop::Operations(1),
@@ -126,42 +147,91 @@ impl Load {
     }
 
     /// The kinds of request that there are.
-    fn kinds(&self) -> &'static [Kind] {
-        match self.workload {
-            Workload::Put => &[Kind::Put],
-            Workload::Get => &[Kind::Get],
-            Workload::Mixed => &[Kind::Put, Kind::Get],
-            Workload::Txn => &[Kind::Txn],
-            Workload::KeepAlive => &[Kind::KeepAlive],
-        }
+    fn kinds(&self) -> [Kind; 2] {
+        let (read, write) = self.mix();
+        [read, write]
     }
 
     /// The kind of the next request.
     fn kind(&self, random: &mut SmallRng) -> Kind {
+        let (read, write) = self.mix();
+        let reads_percent = match self.workload {
+            Workload::Mixed | Workload::Batch => self.reads_percent,
+            Workload::YcsbA | Workload::YcsbF => 50,
+            Workload::YcsbB => 95,
+            _ => 100,
+        };
+        if random.random_range(0..100) < reads_percent { read } else { write }
+    }
+
+    /// What it reads and what it writes with; the same, where there is only one kind.
+    const fn mix(&self) -> (Kind, Kind) {
         match self.workload {
-            Workload::Put => Kind::Put,
-            Workload::Get => Kind::Get,
-            Workload::Mixed if random.random_range(0..100) < self.reads_percent => Kind::Get,
-            Workload::Mixed => Kind::Put,
-            Workload::Txn => Kind::Txn,
-            Workload::KeepAlive => Kind::KeepAlive,
+            Workload::Put => (Kind::Put, Kind::Put),
+            Workload::Get | Workload::YcsbC => (Kind::Get, Kind::Get),
+            Workload::Mixed | Workload::YcsbA | Workload::YcsbB => (Kind::Get, Kind::Put),
+            Workload::YcsbF => (Kind::Get, Kind::ReadModifyWrite),
+            Workload::Batch => (Kind::BatchGet, Kind::BatchPut),
+            Workload::Scan => (Kind::Scan, Kind::Scan),
+            Workload::Txn => (Kind::Txn, Kind::Txn),
+            Workload::KeepAlive => (Kind::KeepAlive, Kind::KeepAlive),
+        }
+    }
+
+    /// Values that a request writes.
+    pub(crate) fn values_of(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Put | Kind::ReadModifyWrite => 1,
+            Kind::Txn => 2,
+            Kind::BatchPut => self.batch.into(),
+            Kind::Get | Kind::BatchGet | Kind::Scan | Kind::KeepAlive => 0,
+        }
+    }
+}
+
+impl Run {
+    /// Refuses what the target can't do.
+    fn check(&self) -> Result<(), Misuse> {
+        let (target, workload, level) = (self.target, self.workload, self.consistency);
+        let name = target.name();
+        if !target.serves(workload) {
+            let workload = workload.name();
+            return Err(Misuse(format!("--target {name} has no requests of --workload {workload}")));
+        }
+        if !target.reads(level) {
+            let level = level.name();
+            return Err(Misuse(format!("--target {name} has no reads of --consistency {level}")));
+        }
+        if self.ttl_ms.is_some() && !matches!(target, Target::Kvd | Target::KvdUnary) {
+            return Err(Misuse("--ttl-ms: only kvd's puts have a time to live here".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn load(&self) -> Load {
+        let bound = Duration::from_millis(self.bound_ms);
+        let after = || Stop::After(Duration::from_secs(self.duration));
+        Load {
+            workload: self.workload,
+            reads_percent: self.reads,
+            clients: self.common.clients,
+            open: self.rate.map(|rate| Open { rate, outstanding_max: self.outstanding }),
+            keys: self.keys,
+            choice: self.choice.unwrap_or(self.workload.choice()),
+            reads: Reads { level: self.consistency, bound },
+            batch: self.batch,
+            rows_max: self.rows,
+            value_bytes: self.common.value_bytes,
+            ttl: self.ttl_ms.map(Duration::from_millis),
+            stop: self.operations.map_or_else(after, Stop::Operations),
         }
     }
 }
 
 /// Makes the requests of a command line, of a server that is started for that where none is named.
 pub(crate) async fn run(arguments: &Run) -> anyhow::Result<RunReport> {
-    let Run { common, target, workload, data_dir, .. } = arguments;
-    ensure!(
-        target.serves(*workload),
-        "--target {} has no requests of --workload {}",
-        target.name(),
-        workload.name()
-    );
-    ensure!(
-        arguments.ttl_ms.is_none() || matches!(target, Target::Kvd | Target::KvdUnary),
-        "--ttl-ms: only kvd's puts have a time to live here"
-    );
+    let Run { common, target, data_dir, .. } = arguments;
+    arguments.check()?;
     let endpoints = common.endpoints.as_deref().or(target.usual_endpoints());
     if let Some(endpoints) = endpoints {
         return run_at(arguments, endpoints, &arguments.processes, data_dir).await;
@@ -187,19 +257,7 @@ async fn run_at(
 ) -> anyhow::Result<RunReport> {
     let Run { common, target, .. } = arguments;
     let connections = target.connect(&common.reach(endpoints, data_dir)).await?;
-    let open = arguments.rate.map(|rate| Open { rate, outstanding_max: arguments.outstanding });
-    let load = Load {
-        workload: arguments.workload,
-        reads_percent: arguments.reads,
-        clients: common.clients,
-        open,
-        keys: arguments.keys,
-        value_bytes: common.value_bytes,
-        ttl: arguments.ttl_ms.map(Duration::from_millis),
-        stop: arguments
-            .operations
-            .map_or(Stop::After(Duration::from_secs(arguments.duration)), Stop::Operations),
-    };
+    let load = arguments.load();
     if arguments.fill {
         fill(&connections, &load).await?;
     }
@@ -230,8 +288,8 @@ pub(crate) async fn measure(connections: &[Connection], load: &Load) -> anyhow::
         None => work::closed(&work, connections, load.clients, &until).await?,
     }
     let elapsed = started.elapsed();
-    let Counts { times, errors, overloaded } = work.book.sum()?;
-    Ok(Report { load: load.clone(), elapsed, times, errors, overloaded, refused })
+    let Counts { times, rows, errors, overloaded } = work.book.sum()?;
+    Ok(Report { load: load.clone(), elapsed, times, rows, errors, overloaded, refused })
 }
 
 /// Writes each key once.

@@ -46,13 +46,16 @@ use std::{
 
 use clap::Parser as _;
 
+/// What bad flags end with.
+const WRONGLY_USED: u8 = 2;
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // If standard error is closed too, nobody is left to be told.
             drop(writeln!(io::stderr(), "kvd-bench: {error:#}"));
-            ExitCode::FAILURE
+            if error.is::<cli::Misuse>() { ExitCode::from(WRONGLY_USED) } else { ExitCode::FAILURE }
         }
     }
 }

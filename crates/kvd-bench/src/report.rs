@@ -41,6 +41,8 @@ struct LoadJson<'a> {
     rate: Option<u32>,
     outstanding_max: Option<u32>,
     keys: u64,
+    choice: &'static str,
+    consistency: &'static str,
     value_bytes: usize,
     seconds: f64,
     #[serde(flatten)]
@@ -49,6 +51,8 @@ struct LoadJson<'a> {
     all: Option<Figures>,
     #[serde(flatten)]
     cost: &'a BTreeMap<&'static str, f64>,
+    /// Rows or keys that requests of more than one were answered with.
+    rows_per_second: Option<f64>,
     /// Requests that the target has refused because it had too much to do.
     overloaded: u64,
     /// Requests that were due in an open loop, and not made because too many were under way.
@@ -97,20 +101,25 @@ pub(crate) fn load(out: &mut impl Write, format: Format, run: &load::RunReport) 
     let open = report.load.open;
     let kinds = report.times.iter();
     let kinds = kinds.filter_map(|(kind, times)| Some((kind.name(), Figures::new(times, report.elapsed)?)));
+    let mixed = matches!(report.load.workload, Workload::Mixed | Workload::Batch);
+    #[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
     let json = LoadJson {
         machine: Machine::here()?,
         target: target.name(),
         workload: report.load.workload.name(),
-        reads_percent: (report.load.workload == Workload::Mixed).then_some(report.load.reads_percent),
+        reads_percent: mixed.then_some(report.load.reads_percent),
         clients: open.is_none().then_some(report.load.clients),
         rate: open.map(|open| open.rate),
         outstanding_max: open.map(|open| open.outstanding_max),
         keys: report.load.keys,
+        choice: report.load.choice.name(),
+        consistency: report.load.reads.level.name(),
         value_bytes: report.load.value_bytes,
         seconds: report.elapsed.as_secs_f64(),
         kinds: kinds.collect(),
         all: Figures::new(&report.all()?, report.elapsed),
         cost,
+        rows_per_second: (report.rows > 0).then_some(report.rows as f64 / report.elapsed.as_secs_f64()),
         overloaded: report.overloaded,
         refused_by_generator: report.refused,
         errors: &report.errors,
@@ -140,8 +149,9 @@ fn load_table(out: &mut impl Write, json: &LoadJson<'_>) -> io::Result<()> {
     if let Some(all) = json.all.as_ref().filter(|_| json.kinds.len() > 1) {
         figures(out, "all", all)?;
     }
-    if !json.cost.is_empty() {
-        writeln!(out)?;
+    writeln!(out)?;
+    if let Some(rows) = json.rows_per_second {
+        writeln!(out, "{rows:>10.0}  rows per second")?;
     }
     for (name, value) in json.cost {
         writeln!(out, "{value:>10.1}  {}", name.replace('_', " "))?;
@@ -351,6 +361,7 @@ mod tests {
             elapsed: Duration::from_secs(2),
             times: BTreeMap::from([(load::Kind::Put, puts)]),
             errors: [("Unavailable".to_owned(), 3)].into(),
+            rows: 14,
             overloaded: 5,
             refused: 6,
         };
@@ -369,6 +380,7 @@ kvd: 2 clients, values of 128 bytes, 2.0 s
         op      count      ops/s     p50 ms     p90 ms     p99 ms   p99.9 ms     max ms
        put          4          2       2.00       4.00       4.00       4.00       4.00
 
+         7  rows per second
        7.2  cpu s per million
          5  refused by the target: it had too much to do
          6  refused by the generator: too many under way, see --outstanding

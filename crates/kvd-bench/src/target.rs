@@ -7,10 +7,10 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use clap::ValueEnum;
-use kvd_client::{Client, Compare, Config, LeaseId, TxnOp};
+use kvd_client::{Client, Compare, Config, Consistency, LeaseId, TxnOp};
 
 use crate::{
-    cli::{self, Workload},
+    cli::{self, Level, Workload},
     load::{PREFIX, key},
 };
 
@@ -71,10 +71,24 @@ impl Target {
     pub(crate) fn serves(self, workload: Workload) -> bool {
         match self {
             Self::Kvd => true,
-            Self::KvdUnary | Self::Etcd | Self::Redis | Self::Echo => {
-                matches!(workload, Workload::Put | Workload::Get | Workload::Mixed)
-            }
+            Self::Etcd if workload == Workload::Scan => true,
+            Self::KvdUnary | Self::Etcd | Self::Redis | Self::Echo => match workload {
+                Workload::Put | Workload::Get | Workload::Mixed => true,
+                Workload::YcsbA | Workload::YcsbB | Workload::YcsbC | Workload::YcsbF => true,
+                Workload::Batch | Workload::Scan | Workload::Txn | Workload::KeepAlive => false,
+            },
             Self::Log => workload == Workload::Put,
+        }
+    }
+
+    /// Whether it has such reads.
+    pub(crate) fn reads(self, level: Level) -> bool {
+        match self {
+            Self::Kvd => true,
+            // What a client has seen is for the client to remember.
+            Self::KvdUnary => level != Level::Session,
+            Self::Etcd => matches!(level, Level::Linearizable | Level::Local),
+            Self::Redis | Self::Echo | Self::Log => level == Level::Linearizable,
         }
     }
 
@@ -137,6 +151,31 @@ pub(crate) struct Reach<'a> {
     pub(crate) data_dir: &'a Path,
 }
 
+/// How gets are to be served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reads {
+    pub(crate) level: Level,
+    /// For the level that has one.
+    pub(crate) bound: Duration,
+}
+
+impl Reads {
+    pub(crate) const LINEARIZABLE: Self = Self { level: Level::Linearizable, bound: Duration::ZERO };
+}
+
+/// A read of kvd that is to be served so. Gets and batches have the same methods, and nothing that names them both.
+macro_rules! at_level {
+    ($get:expr, $reads:expr) => {
+        match $reads.level {
+            Level::Linearizable => $get,
+            Level::Lease => $get.consistency(Consistency::Lease),
+            Level::Session => $get.session(),
+            Level::Bounded => $get.bounded_staleness($reads.bound),
+            Level::Local => $get.local(),
+        }
+    };
+}
+
 impl Connection {
     /// Writes a key.
     pub(crate) async fn put(&self, number: u64, value: &Bytes, ttl: Option<Duration>) -> Result<(), Failure> {
@@ -157,15 +196,47 @@ impl Connection {
         }
     }
 
-    /// Reads a key, linearizably.
-    pub(crate) async fn get(&self, number: u64) -> Result<(), Failure> {
+    /// Reads a key.
+    pub(crate) async fn get(&self, number: u64, reads: Reads) -> Result<(), Failure> {
         match self {
-            Self::Kvd(client) => client.get(key(number)).await.map(drop).map_err(|error| kind(&error)),
-            Self::KvdUnary(connection) => connection.get(key(number)).await,
-            Self::Etcd(connection) => connection.get(key(number)).await,
+            Self::Kvd(client) => {
+                let get = at_level!(client.get(key(number)), reads);
+                get.await.map(drop).map_err(|error| kind(&error))
+            }
+            Self::KvdUnary(connection) => connection.get(key(number), reads).await,
+            Self::Etcd(connection) => connection.get(key(number), reads.level == Level::Local).await,
             Self::Redis(connection) => connection.get(key(number)).await,
             Self::Echo(connection) => connection.get(key(number)).await,
             Self::Log(_) => Err("a log is not read".to_owned()),
+        }
+    }
+
+    /// Reads many keys. Gives how many there are.
+    pub(crate) async fn batch_get(&self, numbers: &[u64], reads: Reads) -> Result<u64, Failure> {
+        let Self::Kvd(client) = self else { return Err("there are no batches".to_owned()) };
+        let get = at_level!(client.batch_get(numbers.iter().map(|&number| key(number))), reads);
+        let found = get.await.map_err(|error| kind(&error))?;
+        Ok(found.iter().flatten().count() as u64)
+    }
+
+    /// Writes many keys of one shard. Gives how many.
+    pub(crate) async fn batch_put(&self, number: u64, keys: u8, value: &Bytes) -> Result<u64, Failure> {
+        let Self::Kvd(client) = self else { return Err("there are no batches".to_owned()) };
+        let puts = (0..keys).map(|key| TxnOp::put(format!("{PREFIX}{{{number:012}}}{key:03}"), value));
+        let txn = puts.fold(client.txn(), kvd_client::Txn::then);
+        txn.await.map(|_| keys.into()).map_err(|error| kind(&error))
+    }
+
+    /// Reads rows from a key on. Gives how many there were.
+    pub(crate) async fn scan(&self, from: u64, rows: u32) -> Result<u64, Failure> {
+        match self {
+            Self::Kvd(client) => {
+                let limit = usize::try_from(rows).unwrap_or(usize::MAX);
+                let found = client.scan(key(from)..).limit(limit).collect().await;
+                found.map(|found| found.len() as u64).map_err(|error| kind(&error))
+            }
+            Self::Etcd(connection) => connection.scan(key(from), rows).await,
+            _ => Err("there are no scans".to_owned()),
         }
     }
 

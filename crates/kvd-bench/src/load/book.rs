@@ -32,6 +32,8 @@ impl Times {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) times: BTreeMap<Kind, Times>,
+    /// Rows or keys that requests of more than one were answered with.
+    pub(crate) rows: u64,
     /// How many requests failed, by kind of failure; not those that the target had too much to do for.
     pub(crate) errors: BTreeMap<Failure, u64>,
     /// How many the target has refused because it had too much to do.
@@ -49,6 +51,7 @@ impl Counts {
         for (error, count) in other.errors {
             *self.errors.entry(error).or_default() += count;
         }
+        self.rows += other.rows;
         self.overloaded += other.overloaded;
         Ok(())
     }
@@ -69,12 +72,13 @@ impl Book {
         Ok(Self { pages: (0..PAGES).map(|_| page()).collect::<anyhow::Result<_>>()? })
     }
 
-    /// Writes down a request of the client with this number.
-    pub(crate) fn note(&self, client: usize, kind: Kind, time: Duration, outcome: Result<(), Failure>) {
+    /// Writes down a request of the client with this number, and how many rows it was answered with.
+    pub(crate) fn note(&self, client: usize, kind: Kind, time: Duration, outcome: Result<u64, Failure>) {
         let Some(page) = self.pages.get(client % PAGES) else { return };
         let mut counts = page.lock();
         match outcome {
-            Ok(()) => {
+            Ok(rows) => {
+                counts.rows += rows;
                 if let Some(times) = counts.times.get_mut(&kind) {
                     times.add(time);
                 }
@@ -102,12 +106,12 @@ mod tests {
     fn a_book_is_the_sum_of_its_pages_and_tells_overload_apart() {
         let book = Book::new(&[Kind::Put, Kind::Get]).unwrap();
         for client in 0..2 * PAGES {
-            book.note(client, Kind::Put, Duration::from_millis(1), Ok(()));
+            book.note(client, Kind::Put, Duration::from_millis(1), Ok(2));
             book.note(client, Kind::Put, Duration::from_millis(1), Err(OVERLOADED.to_owned()));
             book.note(client, Kind::Get, Duration::from_millis(1), Err("Unavailable".to_owned()));
         }
         let sum = book.sum().unwrap();
-        assert_eq!(sum.times[&Kind::Put].0.len(), 32);
+        assert_eq!((sum.times[&Kind::Put].0.len(), sum.rows), (32, 64));
         assert_eq!(sum.times[&Kind::Get].0.len(), 0);
         assert_eq!((sum.overloaded, sum.errors), (32, BTreeMap::from([("Unavailable".to_owned(), 32)])));
     }

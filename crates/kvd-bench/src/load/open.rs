@@ -96,7 +96,7 @@ impl Pace {
             };
             let (work, connection) = (Arc::clone(&self.work), connection.clone());
             runtime.spawn(async move {
-                let outcome = work.ask(&connection, request).await;
+                let outcome = work.ask(&connection, &request).await;
                 work.book.note(request.maker, request.kind, due.elapsed(), outcome);
                 drop(room);
             });

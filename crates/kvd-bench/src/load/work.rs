@@ -13,7 +13,7 @@ use bytes::Bytes;
 use kvd_client::LeaseId;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-use super::{Book, Kind, Load, value};
+use super::{Book, Kind, Load, choice::Keys, value};
 use crate::target::{Connection, Failure};
 
 /// Values that are put: enough that a target can't make one of many.
@@ -24,15 +24,17 @@ pub(super) struct Work {
     pub(super) load: Load,
     pub(super) book: Book,
     leases: Vec<LeaseId>,
+    keys: Keys,
     values: [Bytes; VALUES],
 }
 
 /// One request.
-#[derive(Clone, Copy)]
 pub(super) struct Request {
     pub(super) kind: Kind,
-    /// Of the key.
-    number: u64,
+    /// Of the key, or of the keys; a batch's puts are of one shard, and need no more than one.
+    numbers: Vec<u64>,
+    /// Rows of a scan.
+    rows: u32,
     /// Of the client that makes it, or of the request where there are no clients.
     pub(super) maker: usize,
 }
@@ -40,27 +42,40 @@ pub(super) struct Request {
 impl Work {
     pub(super) fn new(load: &Load, leases: Vec<LeaseId>) -> anyhow::Result<Self> {
         let values = std::array::from_fn(|seed| value(load.value_bytes, seed as u64));
-        Ok(Self { load: load.clone(), book: Book::new(load.kinds())?, leases, values })
+        let (book, keys) = (Book::new(&load.kinds())?, Keys::new(load.choice, load.keys)?);
+        Ok(Self { load: load.clone(), book, leases, keys, values })
     }
 
     /// The next request.
     pub(super) fn draw(&self, maker: usize, random: &mut SmallRng) -> Request {
-        Request { kind: self.load.kind(random), number: random.random_range(0..self.load.keys), maker }
+        let kind = self.load.kind(random);
+        let keys = if kind == Kind::BatchGet { self.load.batch } else { 1 };
+        let numbers = (0..keys).map(|_| self.keys.draw(random)).collect();
+        let rows = if kind == Kind::Scan { random.random_range(1..=self.load.rows_max) } else { 0 };
+        Request { kind, numbers, rows, maker }
     }
 
-    /// Makes a request.
-    pub(super) async fn ask(&self, connection: &Connection, request: Request) -> Result<(), Failure> {
-        let Request { kind, number, maker } = request;
-        let value = &self.values[maker % VALUES];
-        match kind {
-            Kind::Put => connection.put(number, value, self.load.ttl).await,
-            Kind::Get => connection.get(number).await,
-            Kind::Txn => connection.transact(number, value).await,
+    /// Makes a request. Gives the rows that it was answered with, where there may be more than one.
+    pub(super) async fn ask(&self, connection: &Connection, request: &Request) -> Result<u64, Failure> {
+        let (load, number) = (&self.load, request.numbers.first().copied().unwrap_or_default());
+        let value = &self.values[request.maker % VALUES];
+        match request.kind {
+            Kind::Put => connection.put(number, value, load.ttl).await?,
+            Kind::Get => connection.get(number, load.reads).await?,
+            Kind::ReadModifyWrite => {
+                connection.get(number, load.reads).await?;
+                connection.put(number, value, load.ttl).await?;
+            }
+            Kind::BatchGet => return connection.batch_get(&request.numbers, load.reads).await,
+            Kind::BatchPut => return connection.batch_put(number, load.batch, value).await,
+            Kind::Scan => return connection.scan(number, request.rows).await,
+            Kind::Txn => connection.transact(number, value).await?,
             Kind::KeepAlive => {
                 let lease = usize::try_from(number).ok().and_then(|place| self.leases.get(place));
-                connection.keep_alive(lease.copied().unwrap_or_default()).await
+                connection.keep_alive(lease.copied().unwrap_or_default()).await?;
             }
         }
+        Ok(0)
     }
 }
 
@@ -106,7 +121,7 @@ async fn client(work: Arc<Work>, connection: Connection, number: u32, until: Unt
     let mut began = Instant::now();
     while until.more(began) {
         let request = work.draw(maker, &mut random);
-        let outcome = work.ask(&connection, request).await;
+        let outcome = work.ask(&connection, &request).await;
         let answered = Instant::now();
         work.book.note(maker, request.kind, answered - began, outcome);
         began = answered;

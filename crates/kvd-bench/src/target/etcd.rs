@@ -1,4 +1,4 @@
-//! As much of etcd's v3 API as a load takes: put, range of one key, and who leads.
+//! As much of etcd's v3 API as a load takes: put, range, and who leads.
 //!
 //! The messages are those of etcd's `rpc.proto`, as far as they are used here: a field that isn't named is left out, or
 //! passed over.
@@ -33,9 +33,16 @@ struct PutResponse {}
 struct RangeRequest {
     #[prost(bytes = "bytes", tag = "1")]
     key: Bytes,
+    /// Empty: the key alone; a zero byte: all keys from it on.
+    #[prost(bytes = "bytes", tag = "2")]
+    range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    limit: i64,
+    #[prost(bool, tag = "7")]
+    serializable: bool,
 }
 
-/// The value is decoded, as any client of etcd does.
+/// The values are decoded, as any client of etcd does.
 #[derive(Clone, PartialEq, Message)]
 struct RangeResponse {
     #[prost(message, repeated, tag = "2")]
@@ -85,10 +92,20 @@ impl Connection {
         put.map(drop).map_err(|status| kind(&status))
     }
 
-    pub(crate) async fn get(&self, key: String) -> Result<(), Failure> {
-        let request = RangeRequest { key: key.into() };
-        let found: Result<RangeResponse, _> = self.call("/etcdserverpb.KV/Range", request).await;
-        found.map(drop).map_err(|status| kind(&status))
+    pub(crate) async fn get(&self, key: String, serializable: bool) -> Result<(), Failure> {
+        self.range(RangeRequest { key: key.into(), serializable, ..RangeRequest::default() }).await.map(drop)
+    }
+
+    /// Gives how many keys there were.
+    pub(crate) async fn scan(&self, from: String, rows: u32) -> Result<u64, Failure> {
+        const TO_THE_LAST: Bytes = Bytes::from_static(&[0]);
+        let (key, limit) = (from.into(), rows.into());
+        let request = RangeRequest { key, range_end: TO_THE_LAST, limit, ..RangeRequest::default() };
+        self.range(request).await.map(|found| found.kvs.len() as u64)
+    }
+
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Failure> {
+        self.call("/etcdserverpb.KV/Range", request).await.map_err(|status| kind(&status))
     }
 
     async fn call<M, T>(&self, method: &'static str, message: M) -> Result<T, Status>

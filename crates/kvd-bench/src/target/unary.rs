@@ -12,8 +12,14 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::Failure;
-use crate::wire::v1::{GetRequest, Lifetime, PutRequest, kv_client::KvClient, lifetime};
+use super::{Failure, Reads};
+use crate::{
+    cli::Level,
+    wire::v1::{
+        GetRequest, Lifetime, PutRequest, ReadOptions, kv_client::KvClient, lifetime,
+        read_options::Consistency as Wanted,
+    },
+};
 
 /// A connection to one node.
 #[derive(Clone)]
@@ -36,10 +42,24 @@ impl Connection {
         self.0.clone().put(request).await.map(drop).map_err(|status| kind(&status))
     }
 
-    pub(crate) async fn get(&self, key: String) -> Result<(), Failure> {
-        let request = GetRequest { key: key.into(), read: None };
+    pub(crate) async fn get(&self, key: String, reads: Reads) -> Result<(), Failure> {
+        let request = GetRequest { key: key.into(), read: options(reads) };
         self.0.clone().get(request).await.map(drop).map_err(|status| kind(&status))
     }
+}
+
+/// None: linearizable.
+fn options(reads: Reads) -> Option<ReadOptions> {
+    let bound_ms = u64::try_from(reads.bound.as_millis()).unwrap_or(u64::MAX);
+    let consistency = match reads.level {
+        // What a client has seen is for the client to remember, and this one doesn't.
+        Level::Linearizable | Level::Session => return None,
+        Level::Lease => Wanted::Lease(true),
+        Level::Bounded => Wanted::BoundedStalenessMs(bound_ms),
+        Level::Local => Wanted::Local(true),
+    };
+    let any_replica = reads.level != Level::Lease;
+    Some(ReadOptions { consistency: Some(consistency), any_replica, at_revision: 0 })
 }
 
 /// What it is called in reports; a server that has too much to do, as the client library calls it.
