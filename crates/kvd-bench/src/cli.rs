@@ -34,6 +34,8 @@ pub(crate) enum Verb {
     Watch(Watch),
     /// Let many keys expire at the same moment, and say how long it takes, and what writers feel of it
     Expiry(Expiry),
+    /// Draw what `run` and `compare` have said with `--output json`, as an SVG on standard output
+    Plot(Plot),
     /// Serve what `--target echo` is made against, for a run over a real network
     Echo(Echo),
 }
@@ -154,6 +156,14 @@ pub(crate) struct Run {
     pub(crate) redis: PathBuf,
 }
 
+/// `plot`.
+#[derive(Args, Debug)]
+pub(crate) struct Plot {
+    /// The JSON of a run or a comparison each
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
 /// `echo`.
 #[derive(Args, Debug)]
 pub(crate) struct Echo {
@@ -180,6 +190,18 @@ pub(crate) struct Compare {
     /// The short form, to see that it works: less of everything, so its figures say little
     #[arg(long, conflicts_with_all = ["keys", "rounds", "duration"])]
     pub(crate) short: bool,
+    /// Puts and gets alone, with other numbers of this one after the other: what `plot` draws
+    #[arg(long, value_enum)]
+    pub(crate) sweep: Option<Sweep>,
+    /// With --sweep: which numbers, in place of the usual ones
+    #[arg(long, requires = "sweep", value_delimiter = ',', value_name = "COUNT,...", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) values: Vec<u64>,
+    /// Nodes of kvd and of etcd
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Shards of kvd, if not as many as it makes by itself
+    #[arg(long)]
+    pub(crate) shards: Option<u32>,
     /// Connections that the clients share
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) connections: u32,
@@ -198,6 +220,19 @@ pub(crate) struct Compare {
     /// How the figures look
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
+}
+
+/// What there are other numbers of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sweep {
+    /// Clients: 1 to 4096
+    Clients,
+    /// Keys: 10,000 to 10,000,000, on clusters of their own
+    Keys,
+    /// Shards of kvd, on clusters of their own
+    Shards,
+    /// Nodes, in clusters of their own
+    Nodes,
 }
 
 /// `gap`.
@@ -395,6 +430,10 @@ mod tests {
             "run --choice some",
             "run --consistency eventual",
             "compare --short --rounds 2",
+            "compare --values 1,2",
+            "compare --sweep clients --values 0",
+            "compare --nodes 0",
+            "plot",
             "watch --apart --keys 5",
         ] {
             let words = ["kvd-bench"].into_iter().chain(wrong.split(' '));

@@ -26,8 +26,13 @@ use crate::{
     usage,
 };
 
-/// Nodes of a cluster.
-const NODES: u16 = 3;
+/// How large a cluster is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) nodes: u16,
+    /// None: as many as kvd makes by itself.
+    pub(crate) shards: Option<u32>,
+}
 
 /// A process, and where its output goes.
 struct Process {
@@ -51,20 +56,24 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Starts kvd.
-    pub(crate) async fn kvd(binary: Option<&Path>, dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn kvd(binary: Option<&Path>, size: Size, dir: &Path) -> anyhow::Result<Self> {
         let binary = match binary {
             Some(binary) => binary.to_owned(),
             None => beside_this_program("kvd")?,
         };
-        let port = free_ports(10 * NODES)?;
+        let Size { nodes, shards } = size;
+        let port = free_ports(10 * nodes)?;
         let mut command = Command::new(&binary);
-        command.args(["local", "--nodes", &NODES.to_string(), "--base-port", &port.to_string()]);
+        command.args(["local", "--nodes", &nodes.to_string(), "--base-port", &port.to_string()]);
+        if let Some(shards) = shards {
+            command.args(["--shards", &shards.to_string()]);
+        }
         command.arg("--data-dir").arg(dir.join("kvd"));
         let local = Process::start(command, dir.join("kvd.log")).with_context(|| {
             format!("{} can't be started; build it with `cargo build --release`", binary.display())
         })?;
         let local_id = local.child.id().context("kvd has ended")?;
-        let endpoints = (0..NODES).map(|node| format!("127.0.0.1:{}", port + 10 * node));
+        let endpoints = (0..nodes).map(|node| format!("127.0.0.1:{}", port + 10 * node));
         let endpoints = endpoints.collect::<Vec<_>>().join(",");
         let mut cluster = Self { endpoints, processes: vec![local], nodes: Vec::new() };
         cluster = cluster.that_serves(Target::Kvd, dir).await?;
@@ -73,20 +82,20 @@ impl Cluster {
     }
 
     /// Starts etcd; none, if there is none on this machine.
-    pub(crate) async fn etcd(binary: &Path, dir: &Path) -> anyhow::Result<Option<Self>> {
-        let first = free_ports(2 * NODES)?;
+    pub(crate) async fn etcd(binary: &Path, nodes: u16, dir: &Path) -> anyhow::Result<Option<Self>> {
+        let first = free_ports(2 * nodes)?;
         let client = |node: u16| format!("http://127.0.0.1:{}", first + 2 * node);
         let peer = |node: u16| format!("http://127.0.0.1:{}", first + 2 * node + 1);
-        let members: Vec<String> = (0..NODES).map(|node| format!("n{node}={}", peer(node))).collect();
+        let members: Vec<String> = (0..nodes).map(|node| format!("n{node}={}", peer(node))).collect();
         let mut cluster = Self {
-            endpoints: (0..NODES)
+            endpoints: (0..nodes)
                 .map(|node| client(node).replace("http://", ""))
                 .collect::<Vec<_>>()
                 .join(","),
             processes: Vec::new(),
             nodes: Vec::new(),
         };
-        for node in 0..NODES {
+        for node in 0..nodes {
             let mut command = Command::new(binary);
             command.arg("--name").arg(format!("n{node}"));
             command.arg("--data-dir").arg(dir.join(format!("etcd-{node}")));
@@ -269,7 +278,7 @@ mod tests {
     #[tokio::test]
     async fn a_machine_without_etcd_has_none() {
         let dir = Workplace::make(&std::env::temp_dir()).unwrap();
-        let none = Cluster::etcd(Path::new("no-such-program"), dir.path()).await.unwrap();
+        let none = Cluster::etcd(Path::new("no-such-program"), 3, dir.path()).await.unwrap();
         assert!(none.is_none());
         let path = dir.path().to_owned();
         drop(dir);

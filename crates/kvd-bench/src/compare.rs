@@ -4,10 +4,13 @@
 //! falls on all of them. The figures are medians of the rounds, each by itself; what counts are the ratios. CPU and memory are
 //! those of the processes that serve, the writes those of the disk; what the generator takes is told apart, because it works on
 //! the same cores.
+//!
+//! With `--sweep` it is puts and gets alone, of other numbers of clients, keys, shards or nodes one after the other.
 
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    num::TryFromIntError,
     path::Path,
     time::Duration,
 };
@@ -16,8 +19,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
-    cli::{self, Workload},
-    clusters::{Cluster, Workplace, uninterrupted},
+    cli::{self, Misuse, Sweep, Workload},
+    clusters::{Cluster, Size, Workplace, uninterrupted},
     cost::{Figures, Meter},
     load::{self, Load, Report, Stop},
     machine::Machine,
@@ -27,17 +30,19 @@ use crate::{
 mod case;
 mod show;
 
-use case::{Case, PLANS, Plan, medians};
+use case::{Case, PLANS, Plan, Point, medians, puts_and_gets};
 pub(crate) use show::show;
 
 /// How long each request is tried.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Clients, where something else is varied.
+const CLIENTS_OF_SWEEPS: u32 = 256;
+
 /// The figures.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     machine: Machine,
-    keys: u64,
     value_bytes: usize,
     rounds: u32,
     seconds: u64,
@@ -49,15 +54,38 @@ pub(crate) struct Comparison {
 /// The clusters that are up.
 type Clusters = Vec<(Target, Cluster)>;
 
-/// Starts everything, measures it, and stops it, however that goes.
+/// Requests that failed, by target and kind.
+type Errors = BTreeMap<String, u64>;
+
+/// Measures everything.
 pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> {
     let arguments = &arguments.effective();
+    let (mut cases, mut errors) = (Vec::new(), Errors::new());
+    for point in arguments.points()? {
+        cases.extend(start_and_compare(arguments, &point, &mut errors).await?);
+    }
+    Ok(Comparison {
+        machine: Machine::here()?,
+        value_bytes: arguments.value_bytes,
+        rounds: arguments.rounds,
+        seconds: arguments.duration,
+        cases,
+        errors,
+    })
+}
+
+/// Starts everything, measures it, and stops it, however that goes.
+async fn start_and_compare(
+    arguments: &cli::Compare,
+    point: &Point,
+    errors: &mut Errors,
+) -> anyhow::Result<Vec<Case>> {
     let workplace = Workplace::make(&arguments.data_dir)?;
     let dir = workplace.path();
     let mut clusters = Vec::new();
     let compared = async {
-        start(arguments, dir, &mut clusters).await?;
-        uninterrupted(compare(arguments, &clusters, dir)).await
+        start(arguments, point.size, dir, &mut clusters).await?;
+        uninterrupted(compare(arguments, point, &clusters, dir, errors)).await
     }
     .await;
     let mut stopped = Ok(());
@@ -68,9 +96,14 @@ pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> 
 }
 
 /// Starts kvd, and what else there is on this machine.
-async fn start(arguments: &cli::Compare, dir: &Path, clusters: &mut Clusters) -> anyhow::Result<()> {
-    clusters.push((Target::Kvd, Cluster::kvd(arguments.kvd.as_deref(), dir).await?));
-    match Cluster::etcd(&arguments.etcd, dir).await? {
+async fn start(
+    arguments: &cli::Compare,
+    size: Size,
+    dir: &Path,
+    clusters: &mut Clusters,
+) -> anyhow::Result<()> {
+    clusters.push((Target::Kvd, Cluster::kvd(arguments.kvd.as_deref(), size, dir).await?));
+    match Cluster::etcd(&arguments.etcd, size.nodes, dir).await? {
         Some(etcd) => clusters.push((Target::Etcd, etcd)),
         None => say_missing(&arguments.etcd, "etcd-server", "--etcd"),
     }
@@ -89,19 +122,26 @@ fn say_missing(binary: &Path, package: &str, flag: &str) {
     ));
 }
 
-async fn compare(arguments: &cli::Compare, clusters: &Clusters, dir: &Path) -> anyhow::Result<Comparison> {
+async fn compare(
+    arguments: &cli::Compare,
+    point: &Point,
+    clusters: &Clusters,
+    dir: &Path,
+    errors: &mut Errors,
+) -> anyhow::Result<Vec<Case>> {
     let mut contenders = Contender::all(arguments, clusters, dir).await?;
     for contender in &contenders {
-        contender.fill(arguments).await?;
+        contender.fill(&arguments.load(FILL, point)).await?;
     }
+    let topologies = contenders.iter().flat_map(|contender| &contender.connections);
+    let shards = topologies.filter_map(Connection::topology).map(|size| size.shards).next();
     let mut samples: BTreeMap<(usize, Target), Vec<Figures>> = BTreeMap::new();
-    let mut errors = BTreeMap::new();
     for round in 0..arguments.rounds {
         say(format_args!("round {} of {}", round + 1, arguments.rounds));
-        for (place, &plan) in PLANS.iter().enumerate() {
+        for (place, &plan) in point.plans.iter().enumerate() {
             contenders.rotate_left(1);
             for contender in contenders.iter().filter(|contender| plan.has(contender.target)) {
-                let (figures, failed) = contender.measure(&arguments.load(plan)).await?;
+                let (figures, failed) = contender.measure(&arguments.load(plan, point)).await?;
                 samples.entry((place, contender.target)).or_default().push(figures);
                 for (failure, count) in failed {
                     *errors.entry(format!("{}: {failure}", contender.target.name())).or_default() += count;
@@ -116,17 +156,10 @@ async fn compare(arguments: &cli::Compare, clusters: &Clusters, dir: &Path) -> a
     for ((place, target), samples) in samples {
         medians_of.entry(place).or_default().insert(target, medians(&samples));
     }
-    let cases = PLANS.iter().enumerate();
-    let cases = cases.filter_map(|(place, &plan)| Some(Case::new(plan, medians_of.get(&place)?)));
-    Ok(Comparison {
-        machine: Machine::here()?,
-        keys: arguments.keys,
-        value_bytes: arguments.value_bytes,
-        rounds: arguments.rounds,
-        seconds: arguments.duration,
-        cases: cases.collect(),
-        errors,
-    })
+    let cases = point.plans.iter().enumerate();
+    let cases =
+        cases.filter_map(|(place, &plan)| Some(Case::new(plan, point, shards, medians_of.get(&place)?)));
+    Ok(cases.collect())
 }
 
 impl cli::Compare {
@@ -135,15 +168,67 @@ impl cli::Compare {
         if self.short { Self { keys: 1000, rounds: 1, duration: 1, ..self.clone() } } else { self.clone() }
     }
 
-    fn load(&self, plan: Plan) -> Load {
+    /// What is measured, on clusters of its own each.
+    fn points(&self) -> anyhow::Result<Vec<Point>> {
+        let point = Point {
+            size: Size { nodes: self.nodes, shards: self.shards },
+            keys: self.keys,
+            value_bytes: self.value_bytes,
+            plans: PLANS.to_vec(),
+        };
+        let Some(sweep) = self.sweep else { return Ok(vec![point]) };
+        let plans = puts_and_gets(CLIENTS_OF_SWEEPS).to_vec();
+        let point = Point { plans, ..point };
+        let values = self.values_of(sweep);
+        if sweep == Sweep::Clients {
+            let of = |&clients: &u64| Ok(puts_and_gets(u32::try_from(clients)?));
+            let plans = values.iter().map(of).collect::<Result<Vec<_>, Misuse>>()?.concat();
+            return Ok(vec![Point { plans, ..point }]);
+        }
+        let of = |&value: &u64| {
+            let (mut size, mut keys) = (point.size, point.keys);
+            match sweep {
+                Sweep::Clients | Sweep::Keys => keys = value,
+                Sweep::Shards => size.shards = Some(u32::try_from(value)?),
+                Sweep::Nodes => size.nodes = u16::try_from(value)?,
+            }
+            Ok(Point { size, keys, ..point.clone() })
+        };
+        Ok(values.iter().map(of).collect::<Result<_, Misuse>>()?)
+    }
+
+    fn values_of(&self, sweep: Sweep) -> Vec<u64> {
+        if !self.values.is_empty() {
+            return self.values.clone();
+        }
+        let usual: &[u64] = match sweep {
+            Sweep::Clients => &[1, 4, 16, 64, 256, 1024, 4096],
+            Sweep::Keys => &[10_000, 100_000, 1_000_000, 10_000_000],
+            Sweep::Shards => &[1, 3, 12, 48],
+            Sweep::Nodes => &[1, 3, 5],
+        };
+        let taken = if self.short { SHORT_SWEEP } else { usual.len() };
+        usual.iter().copied().take(taken).collect()
+    }
+
+    fn load(&self, plan: Plan, point: &Point) -> Load {
         Load {
             reads_percent: plan.reads_percent,
             clients: plan.clients,
-            keys: self.keys,
-            value_bytes: self.value_bytes,
+            keys: point.keys,
+            value_bytes: point.value_bytes,
             stop: Stop::After(Duration::from_secs(self.duration)),
             ..Load::of(plan.workload)
         }
+    }
+}
+
+/// Of a short sweep's values so many are left.
+const SHORT_SWEEP: usize = 2;
+
+impl From<TryFromIntError> for Misuse {
+    fn from(_: TryFromIntError) -> Self {
+        Self("--values: there can't be so many".to_owned())
     }
 }
 
@@ -188,12 +273,11 @@ impl<'a> Contender<'a> {
     }
 
     /// Writes the keys; once, where it has two ways in.
-    async fn fill(&self, arguments: &cli::Compare) -> anyhow::Result<()> {
+    async fn fill(&self, load: &Load) -> anyhow::Result<()> {
         if !self.target.serves(Workload::Get) || self.target == Target::KvdUnary {
             return Ok(());
         }
-        let filled = load::fill(&self.connections, &arguments.load(FILL)).await;
-        filled.context(self.target.name())
+        load::fill(&self.connections, load).await.context(self.target.name())
     }
 
     async fn measure(&self, load: &Load) -> anyhow::Result<(Figures, BTreeMap<String, u64>)> {

@@ -17,7 +17,7 @@ use crate::{
     cli::{Choice, Misuse, Run, Workload},
     clusters::{Cluster, Workplace, uninterrupted},
     cost::{Figures, Meter},
-    target::{Connection, Failure, Reads, Target},
+    target::{Connection, Failure, Reads, Target, TopologySize},
 };
 
 mod book;
@@ -67,6 +67,8 @@ pub(crate) struct RunReport {
     pub(crate) target: Target,
     pub(crate) report: Report,
     pub(crate) cost: Figures,
+    /// Of kvd, as its client library knows it.
+    pub(crate) topology: Option<TopologySize>,
 }
 
 /// What the clients do.
@@ -143,6 +145,14 @@ impl Load {
             value_bytes: 128,
             ttl: None,
             stop: Stop::Operations(1),
+        }
+    }
+
+    /// What it is called in reports.
+    pub(crate) fn name(&self) -> String {
+        match self.workload {
+            Workload::Mixed => format!("mixed {}/{}", self.reads_percent, 100 - self.reads_percent),
+            workload => workload.name().to_owned(),
         }
     }
 
@@ -264,10 +274,11 @@ async fn run_at(
     let meter = Meter::start(nodes, data_dir)?;
     let report = measure(&connections, &load).await?;
     let cost = meter.stop(&report)?;
+    let topology = connections.first().and_then(Connection::topology);
     for connection in connections {
         connection.close().await;
     }
-    Ok(RunReport { target: *target, report, cost })
+    Ok(RunReport { target: *target, report, cost, topology })
 }
 
 /// Makes the requests of a load, and takes their times.

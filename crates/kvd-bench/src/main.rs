@@ -12,6 +12,7 @@
 //! - [`scan`]: `scan`, how fast the rows of what `run` has written come.
 //! - [`watch`]: `watch`, how fast many watchers are told of what many clients write.
 //! - [`expiry`]: `expiry`, how long it takes until many keys that lapse at the same moment are gone.
+//! - [`plot`]: `plot`, an SVG of what `run` and `compare` have said.
 //! - [`report`]: the figures as a table or JSON.
 //!
 //! # What the figures mean
@@ -32,6 +33,7 @@ mod expiry;
 mod gap;
 mod load;
 mod machine;
+mod plot;
 mod report;
 mod scan;
 mod target;
@@ -90,6 +92,7 @@ fn run() -> anyhow::Result<()> {
                 let report = expiry::run(&arguments).await?;
                 report::expiries(&mut out, arguments.common.output, &report)?;
             }
+            cli::Verb::Plot(arguments) => write!(out, "{}", plot::run(&arguments)?)?,
             cli::Verb::Echo(arguments) => echo::run(&arguments).await?,
         }
         out.flush()?;

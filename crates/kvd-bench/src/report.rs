@@ -33,6 +33,7 @@ struct Figures {
 struct LoadJson<'a> {
     machine: Machine,
     target: &'static str,
+    name: String,
     workload: &'static str,
     reads_percent: Option<u8>,
     /// In a closed loop.
@@ -41,6 +42,8 @@ struct LoadJson<'a> {
     rate: Option<u32>,
     outstanding_max: Option<u32>,
     keys: u64,
+    nodes: Option<usize>,
+    shards: Option<usize>,
     choice: &'static str,
     consistency: &'static str,
     value_bytes: usize,
@@ -97,7 +100,7 @@ impl Figures {
 
 /// The figures of a run.
 pub(crate) fn load(out: &mut impl Write, format: Format, run: &load::RunReport) -> anyhow::Result<()> {
-    let load::RunReport { target, report, cost } = run;
+    let load::RunReport { target, report, cost, topology } = run;
     let open = report.load.open;
     let kinds = report.times.iter();
     let kinds = kinds.filter_map(|(kind, times)| Some((kind.name(), Figures::new(times, report.elapsed)?)));
@@ -106,12 +109,15 @@ pub(crate) fn load(out: &mut impl Write, format: Format, run: &load::RunReport) 
     let json = LoadJson {
         machine: Machine::here()?,
         target: target.name(),
+        name: report.load.name(),
         workload: report.load.workload.name(),
         reads_percent: mixed.then_some(report.load.reads_percent),
         clients: open.is_none().then_some(report.load.clients),
         rate: open.map(|open| open.rate),
         outstanding_max: open.map(|open| open.outstanding_max),
         keys: report.load.keys,
+        nodes: topology.map(|size| size.nodes),
+        shards: topology.map(|size| size.shards),
         choice: report.load.choice.name(),
         consistency: report.load.reads.level.name(),
         value_bytes: report.load.value_bytes,
@@ -366,7 +372,7 @@ mod tests {
             refused: 6,
         };
         let cost = [("cpu_s_per_million", 7.25)].into();
-        let report = load::RunReport { target: Target::Kvd, report, cost };
+        let report = load::RunReport { target: Target::Kvd, report, cost, topology: None };
         let mut table = Vec::new();
         load(&mut table, Format::Table, &report).unwrap();
         let table = String::from_utf8(table).unwrap();

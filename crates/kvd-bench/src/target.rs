@@ -176,7 +176,21 @@ macro_rules! at_level {
     };
 }
 
+/// How large a cluster of kvd is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TopologySize {
+    pub(crate) nodes: usize,
+    pub(crate) shards: usize,
+}
+
 impl Connection {
+    /// How large the cluster is, where that is known.
+    pub(crate) fn topology(&self) -> Option<TopologySize> {
+        let Self::Kvd(client) = self else { return None };
+        let topology = client.topology();
+        Some(TopologySize { nodes: topology.nodes.len(), shards: topology.shards.len() })
+    }
+
     /// Writes a key.
     pub(crate) async fn put(&self, number: u64, value: &Bytes, ttl: Option<Duration>) -> Result<(), Failure> {
         match self {

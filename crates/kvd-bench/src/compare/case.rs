@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{cli::Workload, cost::Figures, target::Target};
+use crate::{cli::Workload, clusters::Size, cost::Figures, load::Load, target::Target};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
@@ -33,15 +33,16 @@ pub(super) const PLANS: [Plan; 8] = [
     plan(Workload::Get, 100, 64, true),
 ];
 
+/// Puts and gets of so many clients.
+pub(super) fn puts_and_gets(clients: u32) -> [Plan; 2] {
+    [plan(Workload::Put, 0, clients, false), plan(Workload::Get, 100, clients, false)]
+}
+
 impl Plan {
     /// What it is called in reports.
     pub(super) fn name(self) -> String {
-        let reads = self.reads_percent;
-        match (self.unary, self.workload) {
-            (true, workload) => format!("unary {}", workload.name()),
-            (false, Workload::Mixed) => format!("mixed {reads}/{}", 100 - reads),
-            (false, workload) => workload.name().to_owned(),
-        }
+        let load = Load { reads_percent: self.reads_percent, ..Load::of(self.workload) };
+        if self.unary { format!("unary {}", load.name()) } else { load.name() }
     }
 
     /// Which of kvd's ways in is measured.
@@ -58,12 +59,26 @@ impl Plan {
     }
 }
 
+/// What is measured of the same clusters.
+#[derive(Clone, Debug)]
+pub(super) struct Point {
+    pub(super) size: Size,
+    pub(super) keys: u64,
+    pub(super) value_bytes: usize,
+    pub(super) plans: Vec<Plan>,
+}
+
 /// What came of it.
 #[derive(Debug, Serialize)]
 pub(super) struct Case {
     pub(super) name: String,
     workload: &'static str,
     pub(super) clients: u32,
+    pub(super) keys: u64,
+    pub(super) nodes: u16,
+    /// Of kvd.
+    pub(super) shards: Option<usize>,
+    value_bytes: usize,
     pub(super) targets: BTreeMap<&'static str, Figures>,
     /// kvd's figure divided by the peer's.
     pub(super) ratios: BTreeMap<&'static str, Ratio>,
@@ -78,7 +93,12 @@ pub(super) struct Ratio {
 }
 
 impl Case {
-    pub(super) fn new(plan: Plan, targets: &BTreeMap<Target, Figures>) -> Self {
+    pub(super) fn new(
+        plan: Plan,
+        point: &Point,
+        shards: Option<usize>,
+        targets: &BTreeMap<Target, Figures>,
+    ) -> Self {
         let ratio = |peer: &Figures| {
             let kvd = targets.get(&plan.own())?;
             let of = |name: &str| Some(kvd.get(name)? / peer.get(name)?);
@@ -88,7 +108,17 @@ impl Case {
         let peers = targets.iter().filter(|(target, _)| **target != plan.own());
         let ratios = peers.filter_map(|(target, figures)| Some((target.name(), ratio(figures)?))).collect();
         let targets = targets.iter().map(|(target, figures)| (target.name(), figures.clone())).collect();
-        Self { name: plan.name(), workload: plan.workload.name(), clients: plan.clients, targets, ratios }
+        Self {
+            name: plan.name(),
+            workload: plan.workload.name(),
+            clients: plan.clients,
+            keys: point.keys,
+            nodes: point.size.nodes,
+            shards,
+            value_bytes: point.value_bytes,
+            targets,
+            ratios,
+        }
     }
 }
 
@@ -121,7 +151,10 @@ mod tests {
             |rate, ms| Figures::from([("operations_per_second", rate), ("p50_ms", ms), ("p99_ms", 2.0 * ms)]);
         for (unary, own) in [(false, Target::Kvd), (true, Target::KvdUnary)] {
             let targets = BTreeMap::from([(own, figures(100.0, 1.0)), (Target::Etcd, figures(10.0, 4.0))]);
-            let case = Case::new(plan(Workload::Put, 0, 64, unary), &targets);
+            let plans = vec![plan(Workload::Put, 0, 64, unary)];
+            let size = Size { nodes: 3, shards: None };
+            let point = Point { size, keys: 7, value_bytes: 8, plans };
+            let case = Case::new(point.plans[0], &point, None, &targets);
             let Ratio { operations, p50, p99 } = case.ratios["etcd"];
             assert_eq!((operations, p50, p99), (10.0, 0.25, 0.25));
             assert_eq!(case.ratios.len(), 1);

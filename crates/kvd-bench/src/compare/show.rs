@@ -36,10 +36,10 @@ pub(crate) fn show(out: &mut impl Write, format: Format, comparison: &Comparison
     if format == Format::Json {
         return write_json(out, comparison);
     }
-    let Comparison { machine, keys, value_bytes, rounds, seconds, cases, errors } = comparison;
+    let Comparison { machine, value_bytes, rounds, seconds, cases, errors } = comparison;
     writeln!(
         out,
-        "{} cores of {}, Linux {}; {keys} keys, values of {value_bytes} bytes; medians of {rounds} rounds of {seconds} s",
+        "{} cores of {}, Linux {}; values of {value_bytes} bytes; medians of {rounds} rounds of {seconds} s",
         machine.cores, machine.processor, machine.kernel
     )?;
     writeln!(out, "{LEGEND}")?;
@@ -48,8 +48,9 @@ pub(crate) fn show(out: &mut impl Write, format: Format, comparison: &Comparison
 }
 
 fn show_case(out: &mut impl Write, case: &Case) -> io::Result<()> {
-    let Case { name, clients, targets, ratios, .. } = case;
-    writeln!(out, "\n{name}, {clients} clients")?;
+    let Case { name, clients, keys, nodes, targets, ratios, .. } = case;
+    let shards = case.shards.map_or_else(String::new, |shards| format!(", {shards} shards"));
+    writeln!(out, "\n{name}: {clients} clients, {keys} keys, {nodes} nodes{shards}")?;
     let head = ["target"].into_iter().chain(COLUMNS.map(|(title, _, _)| title));
     row(out, &head.map(str::to_owned).collect::<Vec<_>>())?;
     for (target, figures) in targets {
