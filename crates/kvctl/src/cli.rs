@@ -7,11 +7,13 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod check;
 mod coordination;
 mod data;
 mod text;
 mod value;
 
+pub(crate) use check::{CheckPerf, CheckVerb, Load};
 pub(crate) use coordination::{Elect, LeaseVerb, Lock, Ttl};
 pub(crate) use data::{AckBy, Del, Get, Kind, Mget, Order, Put, ReadArgs, Scan, Selector, TxnArgs, Watch};
 pub(crate) use value::{Level, duration, lease_id, positive_duration};
@@ -30,7 +32,7 @@ pub(crate) struct Cli {
 }
 
 /// Flags of all verbs.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Addresses of one or more nodes, separated by commas
@@ -122,6 +124,9 @@ pub(crate) enum Verb {
     Export(Export),
     /// Show the cluster: its nodes, its shards, who leads
     Status,
+    /// Check whether the cluster is as it should be
+    #[command(subcommand)]
+    Check(CheckVerb),
     /// The cluster's shards
     #[command(subcommand)]
     Shard(ShardVerb),

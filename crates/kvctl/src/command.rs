@@ -15,11 +15,12 @@ use futures::future::join_all;
 use kvd_client::{Client, Config, Key, ShardId};
 
 use crate::{
-    cli::{Cli, Global, NodeVerb, ShardVerb, Verb},
+    cli::{CheckVerb, Cli, Global, NodeVerb, ShardVerb, Verb},
     failure::{Failure, Result},
     output::{NodeReport, Output},
 };
 
+mod check;
 mod child;
 mod elect;
 mod import;
@@ -133,6 +134,7 @@ async fn carry_out(
         Verb::Import(arguments) => import::import(client, &arguments, output, global.output).await,
         Verb::Export(arguments) => read::export(client, arguments, output).await,
         Verb::Status => status(client, output).await,
+        Verb::Check(CheckVerb::Perf(arguments)) => check::perf(client, global, &arguments, output).await,
         Verb::Shard(ShardVerb::List) => Ok(output.shards(&client.status().await?.topology.shards)?),
         Verb::Shard(ShardVerb::Locate { key: name }) => {
             Ok(output.location(&client.locate(key(name)?).await?)?)

@@ -19,12 +19,14 @@ use crate::{
     line::{Line, text_or_base64},
 };
 
+mod check;
 mod cluster;
 mod coordination;
 mod range;
 mod txn;
 mod watch;
 
+pub(crate) use check::{PerfReport, Phase};
 pub(crate) use cluster::NodeReport;
 use cluster::{NodeJson, ShardJson, StatusJson};
 pub(crate) use coordination::Left;

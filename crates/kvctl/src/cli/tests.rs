@@ -116,6 +116,8 @@ fn what_does_not_go_together_is_refused() {
         "elect n v --listen",
         "import f --concurrency 0",
         "get a --consistency eventual",
+        "check",
+        "check perf --load xl",
     ] {
         let words = ["kvctl"].into_iter().chain(wrong.split(' '));
         assert!(Cli::try_parse_from(words).is_err(), "{wrong}");
@@ -140,6 +142,7 @@ fn what_goes_together_is_taken() {
         "lease ttl ab --keys",
         "lock n --ttl 5s --wait 0s",
         "elect n -l",
+        "check perf --load M -o json",
         "get k --consistency bounded:5s --any-replica --zone a --session-token t --print-session-token",
     ] {
         let words = ["kvctl"].into_iter().chain(right.split(' '));

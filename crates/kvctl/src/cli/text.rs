@@ -191,6 +191,22 @@ Examples:
   kvctl elect scheduler node-7:9000
   kvctl elect scheduler --listen -o json";
 
+pub(super) const CHECK_PERF: &str = "\
+64 clients write and then read, each as fast as it is answered, beside whatever else the cluster has to do, which will feel \
+it. The reads are of the --consistency that is asked for. PASS, and exit code 0, means:
+  at least 500 writes and 1000 reads a second
+  99% of the writes, and of the reads, within 250 ms, and none slower than 1000 ms
+  no errors
+Otherwise it is FAIL, and exit code 1. A cluster of machines of its own on local SSDs does many times that: what counts is \
+the figures, and how they compare with what they were before.
+
+The keys begin with kvctl-check-perf/ and are deleted at the end, on Ctrl-C too.
+
+Examples:
+  kvctl check perf
+  kvctl check perf --load l -o json
+  kvctl check perf --consistency local";
+
 pub(super) const IMPORT: &str = "\
 Of two lines with the same key the later one wins. If it fails, it says up to which line all are in; to import a line \
 again does no harm.

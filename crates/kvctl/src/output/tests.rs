@@ -200,3 +200,42 @@ SHARD  SHARE   LEADER  PREFERRED  REPLICAS ON NODES
     check(Format::Json, |out| out.imported(7), "{\"imported\":\"7\"}\n");
     check(Format::Table, |out| out.imported(7), "");
 }
+
+#[test]
+fn a_check() {
+    let mut report = PerfReport::new(crate::cli::Load::S, 64, 128);
+    report.puts = Phase { per_second: 12_000.0, p50_ms: 4.0, p99_ms: 10.0, slowest_ms: 30.0 };
+    report.gets = Phase { per_second: 900.4, p50_ms: 60.0, p99_ms: 99.9, slowest_ms: 120.0 };
+    assert!(!report.passed());
+    check(
+        Format::Table,
+        |out| out.perf(&report),
+        "\
+64 clients, values of 128 bytes
+
+WHAT           MEASURED  SHOULD BE        VERDICT
+writes         12000/s   at least 500/s   PASS
+median write   4.0 ms    -                -
+99% of writes  10.0 ms   at most 250 ms   PASS
+slowest write  30.0 ms   at most 1000 ms  PASS
+reads          900/s     at least 1000/s  FAIL
+median read    60.0 ms   -                -
+99% of reads   99.9 ms   at most 250 ms   PASS
+slowest read   120.0 ms  at most 1000 ms  PASS
+errors         0         none             PASS
+
+FAIL
+",
+    );
+    report.gets.per_second = 1000.0;
+    assert!(report.passed());
+    report.errors.insert("Overloaded".into(), 2);
+    check(
+        Format::Json,
+        |out| out.perf(&report),
+        "{\"load\":\"s\",\"clients\":\"64\",\"value_bytes\":\"128\",\"passed\":false,\
+         \"writes\":{\"per_second\":12000.0,\"p50_ms\":4.0,\"p99_ms\":10.0,\"slowest_ms\":30.0},\
+         \"reads\":{\"per_second\":1000.0,\"p50_ms\":60.0,\"p99_ms\":99.9,\"slowest_ms\":120.0},\
+         \"errors\":{\"Overloaded\":\"2\"}}\n",
+    );
+}
