@@ -4,11 +4,12 @@
 //! encoding, the RPC layer and the loopback interface leave to any server that is built on them. A put is remembered as the
 //! stream's last value, and that is what gets are answered with.
 
-use std::pin::Pin;
+use std::{mem, pin::Pin};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
+use prost::Message as _;
 use tonic::{Request, Response, Result, Status, Streaming, transport::Server};
 
 use crate::{
@@ -28,6 +29,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// The largest frame: kvd's limit.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// A frame ends with the operation that makes it so large: as kvd's.
+pub(crate) const FRAME_BYTES_TARGET: usize = 1 << 20;
 
 /// Serves until it is killed.
 pub(crate) async fn run(arguments: &cli::Echo) -> anyhow::Result<()> {
@@ -55,14 +58,36 @@ impl Echo for Frames {
         request: Request<Streaming<PipelineRequest>>,
     ) -> Result<Response<Self::PipelineStream>> {
         let mut last = Bytes::new();
-        let answers = request.into_inner().map(move |frame| answer(frame?, &mut last));
+        let answers = request.into_inner().flat_map(move |frame| {
+            stream::iter(match frame {
+                Ok(frame) => answer(frame, &mut last),
+                Err(status) => vec![Err(status)],
+            })
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 }
 
-fn answer(frame: PipelineRequest, last: &mut Bytes) -> Result<PipelineResponse> {
-    let results = frame.operations.into_iter().map(|operation| answer_one(operation, last));
-    Ok(PipelineResponse { results: results.collect::<Result<_>>()? })
+/// The answers to a frame, in as many frames as their size asks for.
+fn answer(frame: PipelineRequest, last: &mut Bytes) -> Vec<Result<PipelineResponse>> {
+    let (mut frames, mut results, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for operation in frame.operations {
+        match answer_one(operation, last) {
+            Ok(result) => {
+                bytes += result.encoded_len();
+                results.push(result);
+            }
+            Err(status) => return vec![Err(status)],
+        }
+        if bytes >= FRAME_BYTES_TARGET {
+            frames.push(Ok(PipelineResponse { results: mem::take(&mut results) }));
+            bytes = 0;
+        }
+    }
+    if !results.is_empty() {
+        frames.push(Ok(PipelineResponse { results }));
+    }
+    frames
 }
 
 fn answer_one(operation: Operation, last: &mut Bytes) -> Result<OperationResult> {
@@ -96,12 +121,21 @@ mod tests {
         let operations =
             (7..).zip(requests).map(|(id, request)| Operation { id, deadline_ms: 0, request: Some(request) });
         let frame = PipelineRequest { operations: operations.collect() };
-        let answers = answer(frame, &mut Bytes::new()).unwrap().results;
+        let answers = answer(frame, &mut Bytes::new()).remove(0).unwrap().results;
         assert_eq!(answers.iter().map(|answer| answer.id).collect::<Vec<_>>(), [7, 8]);
         let Some(Answered::Get(got)) = &answers[1].response else { panic!("{answers:?}") };
         assert_eq!(got.kv.as_ref().unwrap().value, value);
         let delete = Some(Asked::Delete(DeleteRequest::default()));
         let operation = Operation { id: 1, deadline_ms: 0, request: delete };
         answer_one(operation, &mut Bytes::new()).unwrap_err();
+    }
+    #[test]
+    fn large_answers_come_in_frames_that_a_client_takes() {
+        let get = Operation { id: 1, deadline_ms: 0, request: Some(Asked::Get(GetRequest::default())) };
+        let frame = PipelineRequest { operations: vec![get; 1024] };
+        let frames = answer(frame, &mut vec![0; 64 << 10].into());
+        let sizes = frames.iter().map(|frame| frame.as_ref().unwrap().encoded_len());
+        assert!(sizes.max().unwrap() < MESSAGE_BYTES_MAX);
+        assert_eq!(frames.iter().map(|frame| frame.as_ref().unwrap().results.len()).sum::<usize>(), 1024);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -15,12 +16,13 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures::Stream;
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Streaming, transport::Endpoint};
 
 use super::Failure;
 use crate::{
-    echo::MESSAGE_BYTES_MAX,
+    echo::{FRAME_BYTES_TARGET, MESSAGE_BYTES_MAX},
     wire::{
         bench::v1::echo_client::EchoClient,
         v1::{
@@ -64,7 +66,7 @@ impl Connection {
         let channel = endpoint.connect().await.with_context(|| format!("no echo answers at {address}"))?;
         let (operations, queue) = mpsc::channel(WAITING_MAX);
         let mut client = EchoClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let answers = client.pipeline(Frames(queue)).await?.into_inner();
+        let answers = client.pipeline(Frames { queue, waiting: Vec::new() }).await?.into_inner();
         let waiting = Arc::new(Mutex::default());
         tokio::spawn(read(answers, Arc::clone(&waiting)));
         Ok(Self { operations, waiting })
@@ -115,14 +117,28 @@ async fn read(mut answers: Streaming<PipelineResponse>, waiting: Arc<Mutex<Waiti
 }
 
 /// What waits, as frames: polled by the connection whenever it can take more.
-struct Frames(mpsc::Receiver<Operation>);
+struct Frames {
+    queue: mpsc::Receiver<Operation>,
+    /// Taken from the queue; what the last frame had no room for.
+    waiting: Vec<Operation>,
+}
 
 impl Stream for Frames {
     type Item = PipelineRequest;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut operations = Vec::new();
-        let taken = ready!(self.0.poll_recv_many(context, &mut operations, FRAME_OPERATIONS_MAX));
-        Poll::Ready((taken > 0).then_some(PipelineRequest { operations }))
+        let Self { queue, waiting } = &mut *self;
+        if waiting.is_empty() && ready!(queue.poll_recv_many(context, waiting, FRAME_OPERATIONS_MAX)) == 0 {
+            return Poll::Ready(None);
+        }
+        let mut bytes = 0;
+        let fitting = waiting.iter().take_while(|operation| {
+            let fits = bytes < FRAME_BYTES_TARGET;
+            bytes += operation.encoded_len();
+            fits
+        });
+        let fitting = fitting.count();
+        let rest = waiting.split_off(fitting);
+        Poll::Ready(Some(PipelineRequest { operations: mem::replace(waiting, rest) }))
     }
 }
