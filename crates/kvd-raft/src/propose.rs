@@ -253,7 +253,11 @@ impl Proposer {
                 Some((number, outcome)) = in_flight.next() => self.entries.ended(number, outcome),
                 () = self.many_wait.notified(), if !room => {}
                 waiting = self.waiting.recv(), if room => match waiting {
-                    Some(waiting) => in_flight.extend(self.serve(waiting)),
+                    Some(waiting) => {
+                        // Whoever is about to ask, on a busy machine, is let in: an entry's price is for all.
+                        tokio::task::yield_now().await;
+                        in_flight.extend(self.serve(waiting));
+                    }
                     None => break,
                 },
                 () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
