@@ -152,15 +152,13 @@ impl Node {
         }
         self.part_with_replaced(state);
         let Some(spec) = state.ring() else { return Ok(()) };
-        let placements: BTreeMap<_, _> = state
-            .placements
-            .values()
-            .filter_map(|placement| Some((placement.group.shard()?, placement.clone())))
-            .collect();
+        let placed =
+            || state.placements.values().filter_map(|placement| Some((placement.group.shard()?, placement)));
         let known = self.routing.load();
         let unchanged =
-            known.as_ref().is_some_and(|known| known.ring.spec() == spec && known.is_placed_as(&placements));
+            known.as_ref().is_some_and(|known| known.ring.spec() == spec && known.is_placed_as(placed()));
         if !unchanged {
+            let placements = placed().map(|(shard, placement)| (shard, placement.clone())).collect();
             let ring = Ring::build(spec).map_err(|error| kvd_types::Error::internal(error.to_string()))?;
             self.routing.store(Some(Routing::new(ring, placements).into()));
         }

@@ -38,13 +38,21 @@ const LAST_ANSWER: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Routing {
     pub(super) ring: Ring,
+    /// The part of all hashes that each shard owns.
+    shares: BTreeMap<ShardId, f64>,
     placements: BTreeMap<ShardId, Placement>,
     seen_leaders: RwLock<BTreeMap<ShardId, NodeId>>,
 }
 
 impl Routing {
     pub(super) fn new(ring: Ring, placements: BTreeMap<ShardId, Placement>) -> Self {
-        Self { ring, placements, seen_leaders: RwLock::default() }
+        let shares = ring.shards().iter().map(|&shard| (shard, ring.share(shard))).collect();
+        Self { ring, shares, placements, seen_leaders: RwLock::default() }
+    }
+
+    /// The part of all hashes that a shard owns, 0 to 1.
+    pub(super) fn share(&self, shard: ShardId) -> f64 {
+        self.shares.get(&shard).copied().unwrap_or(0.0)
     }
 
     /// The node to ask for a shard that this node has no replica of, or whose replica knows no leader: where the leader
@@ -60,8 +68,11 @@ impl Routing {
     }
 
     /// Whether nothing has changed about where replicas are.
-    pub(super) fn is_placed_as(&self, placements: &BTreeMap<ShardId, Placement>) -> bool {
-        self.placements == *placements
+    pub(super) fn is_placed_as<'a>(
+        &'a self,
+        placements: impl IntoIterator<Item = (ShardId, &'a Placement)>,
+    ) -> bool {
+        self.placements.iter().map(|(&shard, placement)| (shard, placement)).eq(placements)
     }
 
     fn saw_leader(&self, shard: ShardId, node: Option<NodeId>) {
