@@ -50,15 +50,21 @@ mod messages;
 pub(crate) mod open;
 mod reads;
 mod running;
+pub(crate) mod sleeper;
 
 pub use members::Members;
 pub use reads::ReadPoint;
 use running::{LeaseReads, Running, Served};
+pub use sleeper::SleepOptions;
+use sleeper::Sleeper;
 
 /// How long openraft may take to note a checkpoint that was written.
 const CHECKPOINT_NOTE_PATIENCE: Duration = Duration::from_secs(10);
 /// Log entries in one append request, beside the log reader's bound in bytes.
 const APPEND_ENTRIES_MAX: u64 = 1024;
+
+/// A leader that no majority answers keeps quiet for at least so long.
+const PROBE_INTERVAL_MIN: Duration = Duration::from_secs(6);
 
 /// Openraft, with this crate's types.
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
@@ -107,6 +113,8 @@ pub struct Parts {
     /// Reads may rely on the promise that its followers elect nobody else for a while. To keep it through a restart, a
     /// replica that has just been opened elects nobody for as long as it may have promised.
     pub lease_reads: bool,
+    /// How its group sleeps while it has nothing to do; none: it never does.
+    pub sleep: Option<SleepOptions>,
     /// When its rows go to the engine.
     pub memory: MemoryOptions,
     /// Where it waits for the disk.
@@ -215,6 +223,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     /// Whether a leader has spoken since this replica was opened.
     heard: watch::Sender<bool>,
+    sleeper: Sleeper,
     timing: Timing,
     /// Holds a token for each checkpoint that is on its way to another replica.
     sending: TaskTracker,
@@ -242,6 +251,7 @@ impl Group {
             timing,
             history,
             lease_reads,
+            sleep,
             memory,
             blocking,
             observer,
@@ -271,7 +281,7 @@ impl Group {
                 control_patience: timing.election_timeout_min,
             },
         };
-        let config = Arc::new(raft_config(group, timing)?);
+        let config = Arc::new(raft_config(group, timing, sleep.is_some())?);
         let cancelled = CancellationToken::new();
         let tasks = TaskTracker::new();
         // Before openraft starts: it applies what the rows lack as it does so, which may be more than memory takes.
@@ -301,7 +311,7 @@ impl Group {
             patience: timing.election_timeout_max,
         };
         let running = Running { raft, log, state, voters, sending, cancelled, tasks };
-        let served = Served { clock, timing, history, lease_reads, opened_at };
+        let served = Served { clock, timing, history, lease_reads, sleep, opened_at };
         Ok(running.serve(served))
     }
 
@@ -400,6 +410,12 @@ impl Group {
             digest: self.0.state.try_digest(),
             changes_voters: metrics.membership_config.membership().get_joint_config().len() > 1,
         }
+    }
+
+    /// Whether it sleeps: its group has nothing to do, and it has no timer.
+    #[must_use]
+    pub fn sleeps(&self) -> bool {
+        self.0.sleeper.sleeps()
     }
 
     /// Bytes of log that it keeps.
@@ -536,8 +552,13 @@ fn leader_of(metrics: &Metrics) -> Option<Replica> {
     Some(Replica { id, node })
 }
 
+/// How long a leader that no majority answers keeps quiet, and then tries again: it must leave time for a lease and an election.
+fn probe_interval(timing: Timing) -> Duration {
+    timing.election_timeout_max.saturating_mul(2).max(PROBE_INTERVAL_MIN)
+}
+
 /// Openraft's settings: those that were found to matter are named here, the others are its defaults.
-fn raft_config(group: GroupId, timing: Timing) -> Result<Config, Error> {
+fn raft_config(group: GroupId, timing: Timing, sleeps: bool) -> Result<Config, Error> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: format!("group-{group}"),
@@ -548,8 +569,8 @@ fn raft_config(group: GroupId, timing: Timing) -> Result<Config, Error> {
         enable_pre_vote: Some(true),
         // A restarted leader has to win an election like anybody else.
         enable_leader_restore: Some(false),
-        // It must leave time for a lease and an election.
-        quorum_loss_probe_interval: Some(millis(timing.election_timeout_max).saturating_mul(2).max(6000)),
+        // Else see `sleeper`.
+        quorum_loss_probe_interval: (!sleeps).then(|| millis(probe_interval(timing))),
         // Checkpoints are taken by bytes of log, by whoever watches them, and the log is purged right up to each: even one
         // entry that is kept keeps the node's whole log from there on. By the time a checkpoint is written followers are
         // past where it began; one that isn't is sent the checkpoint.
@@ -574,7 +595,10 @@ mod tests {
             let max = Duration::from_millis(max_ms);
             let timing =
                 Timing { heartbeat: max / 10, election_timeout_min: max / 2, election_timeout_max: max };
-            raft_config(GroupId(1), timing).unwrap_or_else(|error| panic!("{max_ms} ms: {error}"));
+            for sleeps in [true, false] {
+                raft_config(GroupId(1), timing, sleeps)
+                    .unwrap_or_else(|error| panic!("{max_ms} ms: {error}"));
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! # What is here
 //! - [`group`]: one replica of one group: write, read, receive, change members.
 //! - `propose`, `read`: what makes a group fast: many commands in one log entry, many reads in one quorum round.
+//! - `sleep`, [`pulse`]: groups that have nothing to do cost nothing.
 //! - `pace`: what a leader says of time in its entries.
 //! - [`state`]: the applied state: machine, rows in memory and in the engine, checkpoints, faults.
 //! - [`transport`]: the seam to the network; [`peer`]: the gRPC transport, one connection per peer and lane, frames that
@@ -36,13 +37,17 @@ pub mod observe;
 mod pace;
 pub mod peer;
 mod propose;
+pub mod pulse;
 mod read;
+mod sleep;
 pub mod state;
 mod state_machine;
 pub mod transport;
 mod types;
 
-pub use group::{Group, Leadership, Members, OpenError, Parts, ReadPoint, Role, Status, Timing};
+pub use group::{
+    Group, Leadership, Members, OpenError, Parts, ReadPoint, Role, SleepOptions, Status, Timing,
+};
 pub use pace::HistoryOptions;
 pub use state::{Fault, MemoryOptions};
 pub use transport::{CallError, Lane, Transport};

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     calls::call,
     clock::Clock,
-    group::{Leadership, Raft},
+    group::{Leadership, Raft, sleeper::Sleeper},
     pace::{HistoryOptions, Pace, Pins, Reading, Stamp},
     types::{EncodedProposal, TypeConfig},
 };
@@ -84,6 +84,7 @@ pub(crate) struct ProposerParts {
     /// What is applied; none for the meta group, which has no revisions.
     pub(crate) reader: Option<ShardReader>,
     pub(crate) history: HistoryOptions,
+    pub(crate) sleeper: Sleeper,
 }
 
 /// What waits.
@@ -256,11 +257,13 @@ impl Proposer {
                     Some(waiting) => {
                         // Whoever is about to ask, on a busy machine, is let in: an entry's price is for all.
                         tokio::task::yield_now().await;
+                        self.parts.sleeper.ready().await;
                         in_flight.extend(self.serve(waiting));
                     }
                     None => break,
                 },
                 () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
+                    self.parts.sleeper.ready().await;
                     let number = self.entries.begin();
                     self.entries.tick = Some((number, Instant::now()));
                     in_flight.push(self.entry(number, Vec::new(), Vec::new()));

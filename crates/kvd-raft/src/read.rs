@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     calls::call,
     confirm::{Voters, no_majority},
-    group::Raft,
+    group::{Raft, sleeper::Sleeper},
     types::TypeConfig,
 };
 
@@ -72,6 +72,7 @@ pub(crate) struct ReadParts {
     pub(crate) applied: watch::Receiver<LogIndex>,
     pub(crate) round_timeout: Duration,
     pub(crate) confirmation: Confirmation,
+    pub(crate) sleeper: Sleeper,
 }
 
 /// Makes the rounds.
@@ -188,6 +189,11 @@ impl ReadRounds {
     }
 
     async fn confirm_by(&self, option: LinearizerOption) -> Result<Confirmed> {
+        // Openraft asks by heartbeats, which must not be sent for now if it keeps quiet.
+        self.parts.sleeper.busy();
+        if self.parts.sleeper.is_quiet() {
+            return Err(no_majority());
+        }
         let confirmed = call(&self.parts.raft, |raft| async move { raft.get_read_linearizer(option).await });
         match tokio::time::timeout(self.parts.round_timeout, confirmed).await {
             Err(_elapsed) => Err(no_majority()),

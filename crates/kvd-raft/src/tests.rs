@@ -8,5 +8,6 @@ mod harness;
 mod openings;
 mod peers;
 mod reads;
+mod sleeping;
 mod snapshots;
 mod time;

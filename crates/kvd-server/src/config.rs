@@ -123,6 +123,8 @@ pub struct Raft {
     pub election_timeout_min_ms: u64,
     /// The most silence after which a follower stands for election, in milliseconds.
     pub election_timeout_max_ms: u64,
+    /// A group that has had nothing to do for so long, in milliseconds, sleeps: it sends no heartbeats. 0: none ever does.
+    pub sleep_after_ms: u64,
 }
 
 /// How data rests on the disk.
@@ -267,7 +269,12 @@ impl Default for Config {
                 history_bytes_max: HISTORY_BYTES_MAX_DEFAULT,
                 lease_reads: Switch::Off,
             },
-            raft: Raft { heartbeat_ms: 120, election_timeout_min_ms: 400, election_timeout_max_ms: 600 },
+            raft: Raft {
+                heartbeat_ms: 120,
+                election_timeout_min_ms: 400,
+                election_timeout_max_ms: 600,
+                sleep_after_ms: 3000,
+            },
             storage: Storage {
                 engine: Engine::Sled,
                 log_segment_bytes: 64 << 20,
@@ -367,6 +374,12 @@ impl Raft {
     #[must_use]
     pub const fn heartbeat(&self) -> Duration {
         Duration::from_millis(self.heartbeat_ms)
+    }
+
+    /// After how long without anything to do a group sleeps, if any does.
+    #[must_use]
+    pub fn sleep_after(&self) -> Option<Duration> {
+        (self.sleep_after_ms > 0).then(|| Duration::from_millis(self.sleep_after_ms))
     }
 
     /// The silence after which a follower stands for election: at least, and at most.

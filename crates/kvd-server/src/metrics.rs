@@ -41,6 +41,7 @@ pub struct Metrics {
     shard_history_bytes: Family<GroupLabel, Gauge>,
     shard_leases: Family<GroupLabel, Gauge>,
     watchers: Gauge,
+    groups_asleep: Gauge,
     log_sync_seconds: Histogram,
     log_sync_bytes: Counter,
     apply_seconds: Histogram,
@@ -137,6 +138,7 @@ impl Metrics {
             shard_history_bytes: Family::default(),
             shard_leases: Family::default(),
             watchers: Gauge::default(),
+            groups_asleep: Gauge::default(),
             log_sync_seconds: latency_histogram(),
             log_sync_bytes: Counter::default(),
             apply_seconds: latency_histogram(),
@@ -174,6 +176,11 @@ impl Metrics {
         );
         registry.register("kvd_shard_leases", "Leases whose home the shard is", self.shard_leases.clone());
         registry.register("kvd_watchers", "Watchers that this node serves", self.watchers.clone());
+        registry.register(
+            "kvd_groups_asleep",
+            "Groups whose replicas here have nothing to do and send no heartbeats",
+            self.groups_asleep.clone(),
+        );
         registry.register(
             "kvd_log_sync_seconds",
             "Time of a write and sync of the log",
@@ -233,6 +240,11 @@ impl Metrics {
     /// So many watchers are served.
     pub fn set_watchers(&self, watchers: usize) {
         self.watchers.set(i64::try_from(watchers).unwrap_or(i64::MAX));
+    }
+
+    /// So many of this node's replicas sleep.
+    pub fn set_asleep(&self, groups: usize) {
+        self.groups_asleep.set(i64::try_from(groups).unwrap_or(i64::MAX));
     }
 
     /// The log was written and synced.
@@ -326,6 +338,7 @@ mod tests {
         group.set_applied(LogIndex(41));
         group.set_contents(3, 700, 2);
         metrics.set_watchers(12);
+        metrics.set_asleep(4);
         metrics.log_synced(Duration::from_millis(2), 4096);
         metrics.applied(Duration::from_millis(1));
         metrics.answered("put", "grpc", "ok", Duration::from_millis(3));
@@ -342,6 +355,7 @@ mod tests {
             "kvd_shard_history_bytes{shard=\"7\"} 700",
             "kvd_shard_leases{shard=\"7\"} 2",
             "kvd_watchers 12",
+            "kvd_groups_asleep 4",
             "kvd_log_sync_seconds_count 1",
             "kvd_log_sync_bytes_total 4096",
             "kvd_apply_seconds_count 1",

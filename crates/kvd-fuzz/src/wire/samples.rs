@@ -351,6 +351,7 @@ pub(super) fn membership() -> p::Membership {
 }
 
 const ID: Option<p::LogId> = Some(p::LogId { term: 3, index: 8 });
+const ERA: Option<p::Era> = Some(p::Era { incarnation: 5, generation: 1 });
 const VOTE: Option<p::Vote> = Some(p::Vote { term: 3, voted_for: 2, committed: true });
 
 fn append() -> p::AppendRequest {
@@ -390,6 +391,11 @@ pub(super) fn envelopes() -> Vec<p::Envelope> {
         Body::VoteResponse(p::VoteResponse { vote: VOTE, granted: true, last_log: ID }),
         Body::TransferLeader(transfer()),
         Body::Refusal(p::Refusal { reason: 1, message: "not here".to_owned() }),
+        Body::Sleep(p::SleepRequest { term: 4, leader: 2, node: 1, last_log: ID, number: 3, era: ERA }),
+        Body::SleepResponse(p::SleepResponse { sleeps: true }),
+        Body::Wake(p::WakeRequest {}),
+        Body::Pulse(p::PulseRequest { node: 1 }),
+        Body::PulseResponse(p::PulseResponse { era: ERA }),
     ];
     let envelope = |body| p::Envelope { call: 7, group: 1, from_replica: 2, to_replica: 3, body: Some(body) };
     bodies.into_iter().chain(operations).map(envelope).collect()

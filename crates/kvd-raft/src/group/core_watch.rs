@@ -16,12 +16,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Leadership, Raft, elections::Elections};
+use super::{Leadership, Raft, elections::Elections, sleeper::Sleeper};
 use crate::calls::call;
 use crate::state::{Fault, ReplicaState};
 
 /// How often the core is asked whether it is still there.
 const CORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while it sleeps.
+const CORE_CHECK_INTERVAL_ASLEEP: Duration = Duration::from_secs(10);
 
 /// Keeps up with who leads, holds back elections that find no winner, and notices when the core ends by itself.
 ///
@@ -32,6 +34,7 @@ pub(super) struct CoreWatch {
     pub(super) state: Arc<ReplicaState>,
     pub(super) seen: watch::Sender<Leadership>,
     pub(super) heard: watch::Receiver<bool>,
+    pub(super) sleeper: Sleeper,
     pub(super) election_timeout_max: Duration,
     pub(super) hands_over: Arc<AtomicBool>,
     /// Before then it may not ask to be elected.
@@ -40,7 +43,17 @@ pub(super) struct CoreWatch {
 
 impl CoreWatch {
     pub(super) async fn run(self, cancelled: CancellationToken) {
-        let Self { raft, state, seen, mut heard, election_timeout_max, hands_over, mut may_stand_at } = self;
+        let Self {
+            raft,
+            state,
+            seen,
+            mut heard,
+            sleeper,
+            election_timeout_max,
+            hands_over,
+            mut may_stand_at,
+        } = self;
+        let mut held_until = sleeper.held_until();
         let mut metrics = raft.server_metrics();
         let mut elections = Elections::default();
         if may_stand_at.is_some() {
@@ -61,13 +74,15 @@ impl CoreWatch {
             if let Some(range) =
                 elections.look(leadership.term, is_candidate, has_leader, election_timeout_max)
             {
-                raft.runtime_config().elect(false);
                 may_stand_at = Some(Instant::now() + range.mul_f64(rand::random_range(0.0..1.0)));
             }
             if may_stand_at.is_some_and(|at| has_leader || at <= Instant::now()) {
                 may_stand_at = None;
-                raft.runtime_config().elect(true);
             }
+            // One that has just woken has a leader that is to be heard first.
+            let held = held_until.borrow_and_update().filter(|until| *until > Instant::now());
+            let stands_at = may_stand_at.max(held);
+            raft.runtime_config().elect(stands_at.is_none());
             seen.send_if_modified(|known| {
                 let changed = *known != leadership;
                 if known.term != leadership.term {
@@ -76,12 +91,15 @@ impl CoreWatch {
                 *known = leadership;
                 changed
             });
+            let check_interval =
+                if sleeper.sleeps() { CORE_CHECK_INTERVAL_ASLEEP } else { CORE_CHECK_INTERVAL };
             let ended = tokio::select! {
                 () = cancelled.cancelled() => return,
                 changed = metrics.changed() => changed.is_err(),
                 Ok(()) = heard.changed() => false,
-                () = tokio::time::sleep(CORE_CHECK_INTERVAL) => false,
-                () = sleep_until(may_stand_at.unwrap_or_else(Instant::now)), if may_stand_at.is_some() => false,
+                Ok(()) = held_until.changed() => false,
+                () = tokio::time::sleep(check_interval) => false,
+                () = sleep_until(stands_at.unwrap_or_else(Instant::now)), if stands_at.is_some() => false,
             };
             if cancelled.is_cancelled() {
                 return;

@@ -38,7 +38,8 @@ pub struct Members {
     pub changing_to: Option<BTreeSet<ReplicaId>>,
     /// How far each member's log is known to match; only a leader knows.
     matching: BTreeMap<ReplicaId, Option<LogIndex>>,
-    /// The members that have answered a heartbeat within an election timeout; only a leader knows.
+    /// The members that have answered a heartbeat within an election timeout, or whose nodes have asked for this one's pulse
+    /// if they sleep; only a leader knows.
     alive: BTreeSet<ReplicaId>,
     last_log_index: Option<LogIndex>,
     decided_by: Option<LogId>,
@@ -90,6 +91,8 @@ impl Group {
             .map(|(&id, _)| id)
             .collect();
         alive.insert(self.replica());
+        let asleep = membership.nodes().filter(|(_, node)| self.0.sleeper.has_asleep(**node));
+        alive.extend(asleep.map(|(&id, _)| id));
         Members {
             alive,
             voters,
@@ -152,6 +155,7 @@ impl Group {
         changed: impl Future<Output = Result<ClientWriteResponse<TypeConfig>, ChangeError>> + Send,
     ) -> Result<()> {
         fail::fail_point!(crate::failpoints::MEMBERS_BEFORE_CHANGE);
+        self.0.sleeper.ready().await;
         let changed = tokio::time::timeout(CHANGE_PATIENCE, changed).await;
         fail::fail_point!(crate::failpoints::MEMBERS_AFTER_CHANGE);
         match changed {
@@ -199,6 +203,7 @@ impl Group {
             )));
         }
         fail::fail_point!(crate::failpoints::TRANSFER_BEFORE);
+        self.0.sleeper.ready().await;
         self.0.hands_over.store(true, atomic::Ordering::SeqCst);
         call(&self.0.raft, move |raft| async move { raft.trigger().transfer_leader(to).await })
             .await

@@ -31,11 +31,13 @@ impl Group {
                     self.0.state.observer.heard_leader(self.id(), term, leader);
                 }
                 let request = codec::append_from_wire(append).map_err(malformed)?;
+                self.0.sleeper.spoken_to();
                 let response = call(raft, |raft| async move { raft.append_entries(request).await })
                     .await
                     .map_err(failed)?;
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     self.0.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
+                    self.0.sleeper.heard();
                 }
                 Ok(Body::AppendResponse(codec::append_response_to_wire(&response)))
             }
@@ -43,7 +45,14 @@ impl Group {
                 Reason::Overloaded,
                 "this replica has just been opened and may have promised its vote to a leader".to_owned(),
             )),
+            Body::Vote(vote) | Body::PreVote(vote)
+                if !vote.leader_transfer && self.0.sleeper.refuses_vote() =>
+            {
+                let why = "this replica slept, and has no reason yet to believe its leader gone".to_owned();
+                Err((Reason::Overloaded, why))
+            }
             Body::Vote(vote) => {
+                self.0.sleeper.spoken_to();
                 let request = codec::vote_request_from_wire(vote).map_err(malformed)?;
                 let response =
                     call(raft, |raft| async move { raft.vote(request).await }).await.map_err(failed)?;
@@ -56,6 +65,7 @@ impl Group {
                 Ok(Body::VoteResponse(codec::vote_response_to_wire(&response)))
             }
             Body::TransferLeader(transfer) => {
+                self.0.sleeper.spoken_to();
                 let request = codec::transfer_from_wire(transfer).map_err(malformed)?;
                 let response = call(raft, |raft| async move { raft.handle_transfer_leader(request).await })
                     .await
@@ -67,12 +77,24 @@ impl Group {
                 let term = latest_term(&self.0.log).map_err(failed)?.get();
                 Ok(Body::ConfirmLeaderResponse(p::ConfirmLeaderResponse { term }))
             }
+            Body::Sleep(offer) => {
+                let sleeps = self.0.sleeper.take_up(&offer);
+                Ok(Body::SleepResponse(p::SleepResponse { sleeps }))
+            }
+            Body::Wake(p::WakeRequest {}) => {
+                self.0.sleeper.asked_who_leads();
+                Ok(Body::WakeResponse(p::WakeResponse {}))
+            }
             Body::Operation(_)
             | Body::AppendResponse(_)
             | Body::VoteResponse(_)
             | Body::TransferLeaderResponse(_)
             | Body::OperationResult(_)
             | Body::ConfirmLeaderResponse(_)
+            | Body::SleepResponse(_)
+            | Body::WakeResponse(_)
+            | Body::Pulse(_)
+            | Body::PulseResponse(_)
             | Body::Refusal(_) => {
                 Err((Reason::Malformed, "not a message from one replica to another".to_owned()))
             }
@@ -128,6 +150,7 @@ impl Group {
             return Err(Error::invalid("the checkpoint is not the one that was announced"));
         }
         let snapshot = Snapshot { meta, snapshot: checkpoint };
+        self.0.sleeper.spoken_to();
         let response =
             call(&self.0.raft, |raft| async move { raft.install_full_snapshot(vote, snapshot).await })
                 .await

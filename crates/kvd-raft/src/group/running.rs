@@ -7,7 +7,11 @@ use kvd_storage::log::ReplicaLog;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Group, Inner, Leadership, Raft, Timing, core_watch::CoreWatch};
+use super::{
+    Group, Inner, Leadership, Raft, SleepOptions, Timing,
+    core_watch::CoreWatch,
+    sleeper::{Sleeper, SleeperParts},
+};
 use crate::{
     clock::Clock,
     confirm::Voters,
@@ -41,6 +45,7 @@ pub(super) struct Served {
     pub(super) timing: Timing,
     pub(super) history: HistoryOptions,
     pub(super) lease_reads: bool,
+    pub(super) sleep: Option<SleepOptions>,
     pub(super) opened_at: Instant,
 }
 
@@ -48,8 +53,20 @@ impl Running {
     /// Starts the tasks that serve it.
     pub(super) fn serve(self, served: Served) -> Group {
         let Self { raft, log, state, voters, sending, cancelled, tasks } = self;
-        let Served { clock, timing, history, lease_reads, opened_at } = served;
+        let Served { clock, timing, history, lease_reads, sleep, opened_at } = served;
         let (group, round_timeout) = (state.group, timing.election_timeout_max);
+        let hands_over = Arc::new(AtomicBool::new(false));
+        let sleeper = Sleeper::new(
+            sleep,
+            SleeperParts {
+                group,
+                replica: state.replica,
+                raft: raft.clone(),
+                transport: Arc::clone(&voters.transport),
+                timing,
+                hands_over: Arc::clone(&hands_over),
+            },
+        );
         let rounds_of = |confirmation| {
             let (voters, applied) = (voters.clone(), state.applied.subscribe());
             ReadQueue::new(ReadParts {
@@ -59,10 +76,10 @@ impl Running {
                 applied,
                 round_timeout,
                 confirmation,
+                sleeper: sleeper.clone(),
             })
         };
         let (reads, rounds) = rounds_of(Confirmation::Quorum);
-        let hands_over = Arc::new(AtomicBool::new(false));
         let lease_reads = lease_reads.then(|| {
             let age_max = timing.election_timeout_max.mul_f64(LEASE_BELIEVED);
             let confirmation = Confirmation::Lease { age_max, hands_over: Arc::clone(&hands_over) };
@@ -77,6 +94,7 @@ impl Running {
             state: Arc::clone(&state),
             seen,
             heard: heard.subscribe(),
+            sleeper: sleeper.clone(),
             election_timeout_max: timing.election_timeout_max,
             hands_over: Arc::clone(&hands_over),
             may_stand_at: lease_reads.as_ref().map(|leases| leases.promised_until),
@@ -92,7 +110,9 @@ impl Running {
             leadership: leadership.clone(),
             reader: reader.clone(),
             history,
+            sleeper: sleeper.clone(),
         });
+        tasks.spawn(sleeper.clone().run(cancelled.clone()));
         tasks.spawn(watch.run(cancelled.clone()));
         tasks.spawn(proposer.run(cancelled.clone()));
         tasks.spawn(rounds.run(cancelled.clone()));
@@ -108,6 +128,7 @@ impl Running {
             hands_over,
             leadership,
             heard,
+            sleeper,
             timing,
             sending,
             cancelled,

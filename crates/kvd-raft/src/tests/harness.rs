@@ -20,16 +20,16 @@ use kvd_storage::{
     table::Table,
 };
 use kvd_types::{
-    Command, Condition, Error, GroupId, Key, Lifetime, NodeId, Outcome, ReplicaId, Result, Write, WriteOp,
-    cluster::Replica,
+    Command, Condition, Error, GroupId, Incarnation, Key, Lifetime, NodeId, Outcome, ReplicaId, Result,
+    Write, WriteOp, cluster::Replica,
 };
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::{
-    CallError, Group, HistoryOptions, Lane, MemoryOptions, OpenError, Parts, Timing, Transport,
-    clock::SystemClock,
+    CallError, Group, HistoryOptions, Lane, MemoryOptions, OpenError, Parts, SleepOptions, Timing, Transport,
+    clock::SystemClock, pulse::Pulses,
 };
 
 pub(super) const GROUP: GroupId = GroupId(1);
@@ -43,6 +43,8 @@ pub(super) struct Network(Arc<Mutex<Reachable>>);
 #[derive(Default)]
 struct Reachable {
     groups: BTreeMap<NodeId, Group>,
+    /// Those of the nodes whose groups sleep.
+    pulses: BTreeMap<NodeId, Pulses>,
     cut_off: BTreeSet<NodeId>,
     checkpoints_held: watch::Sender<bool>,
     /// How checkpoints are sent, if not by function calls.
@@ -65,6 +67,13 @@ impl Network {
 
     pub(super) fn send_checkpoints_by(&self, carrier: Arc<dyn Transport>) {
         self.0.lock().checkpoint_carrier = Some(carrier);
+    }
+
+    fn pulses(&self, from: NodeId, to: NodeId) -> Result<Pulses, CallError> {
+        let reachable = self.0.lock();
+        let cut = reachable.cut_off.contains(&from) || reachable.cut_off.contains(&to);
+        let pulses = reachable.pulses.get(&to).filter(|_| !cut);
+        pulses.cloned().ok_or_else(|| CallError::Unreachable(to, "cut off".to_owned()))
     }
 
     fn reach(&self, from: NodeId, to: NodeId) -> Result<Group, CallError> {
@@ -91,6 +100,11 @@ impl Transport for Link {
     ) -> BoxFuture<'static, Result<p::Envelope, CallError>> {
         let (network, from) = (self.network.clone(), self.node);
         let handled = async move {
+            if let Some(p::envelope::Body::Pulse(question)) = &message.body {
+                let answer = p::envelope::Body::PulseResponse(network.pulses(from, to)?.answer(question));
+                network.pulses(from, to)?;
+                return Ok(p::Envelope { body: Some(answer), ..p::Envelope::default() });
+            }
             let (group, body) = (
                 network.reach(from, to)?,
                 message.body.ok_or_else(|| CallError::Refused(to, "empty".to_owned()))?,
@@ -152,6 +166,8 @@ pub(super) struct Node {
     /// Where the checkpoints are.
     pub(super) checkpoint_disk: Arc<dyn Disk>,
     pub(super) memory: MemoryOptions,
+    /// When its groups sleep, if they do.
+    pub(super) sleep: Option<SleepOptions>,
     network: Network,
     _dir: TempDir,
 }
@@ -171,9 +187,19 @@ impl Node {
             checkpoints,
             checkpoint_disk: Arc::new(RealDisk),
             memory,
+            sleep: None,
             network: network.clone(),
             _dir: dir,
         }
+    }
+
+    /// Has its groups sleep from when they are opened next.
+    pub(super) fn sleeps_after(&mut self, after: Duration) {
+        let node = self.replica().node;
+        let transport = Arc::new(Link { node, network: self.network.clone() });
+        let pulses = Pulses::new(node, Incarnation(1), transport, Timing::default());
+        self.network.0.lock().pulses.insert(node, pulses.clone());
+        self.sleep = Some(SleepOptions { after, pulses });
     }
 
     pub(super) fn replica(&self) -> Replica {
@@ -196,6 +222,7 @@ impl Node {
                 timing: Timing::default(),
                 history: HistoryOptions::default(),
                 lease_reads: true,
+                sleep: self.sleep.clone(),
                 memory: self.memory,
                 blocking: crate::blocking::Blocking::Pool,
                 observer: Arc::new(crate::observe::NoObserver),

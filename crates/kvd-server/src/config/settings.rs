@@ -174,6 +174,12 @@ pub static SETTINGS: &[Setting] = &[
         "Most silence before an election, in milliseconds"
     ),
     setting!(
+        "raft.sleep_after_ms",
+        Some("raft-sleep-after-ms"),
+        Kind::Integer(0..=*MILLISECONDS.end()),
+        "A shard with nothing to do for so long sends no heartbeats, in milliseconds; 0: all always do"
+    ),
+    setting!(
         "storage.engine",
         Some("storage-engine"),
         Kind::Word(&["sled", "fjall", "memory"]),

@@ -142,7 +142,9 @@ impl Node {
         loop {
             self.look_at_space().await;
             self.metrics.set_watchers(WATCHERS_MAX.saturating_sub(self.watchers.available_permits()));
-            for group in self.replicas().map(super::Replicas::all).unwrap_or_default() {
+            let groups = self.replicas().map(super::Replicas::all).unwrap_or_default();
+            self.metrics.set_asleep(groups.iter().filter(|group| group.sleeps()).count());
+            for group in groups {
                 let gauges = self.metrics.group(group.id());
                 let status = group.status();
                 gauges.set_leader(status.leader.is_some(), status.role == Role::Leader);

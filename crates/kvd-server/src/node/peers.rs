@@ -85,6 +85,10 @@ impl PeerHandler for Peers {
                 Some(Body::Operation(operation)) => {
                     Body::OperationResult(node.serve_forwarded(operation).await)
                 }
+                Some(Body::Pulse(question)) => match node.replicas() {
+                    Ok(replicas) => Body::PulseResponse(replicas.pulses().answer(&question)),
+                    Err(error) => Body::Refusal(refusal(Reason::ReplicaFailed, error.message)),
+                },
                 Some(body) => match (node.fullness().check_message(&body, to), node.replica_for(group, to)) {
                     (Ok(()), Ok(group)) => group.handle(body).await,
                     (Ok(()), Err(refusal)) => Body::Refusal(refusal),

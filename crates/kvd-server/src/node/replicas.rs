@@ -8,11 +8,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kvd_machine::MetaState;
 use kvd_raft::{
-    Fault, Group, HistoryOptions, MemoryOptions, OpenError, Parts, Timing, Transport, blocking::Blocking,
-    clock::Clock, observe::Observer,
+    Fault, Group, HistoryOptions, MemoryOptions, OpenError, Parts, SleepOptions, Timing, Transport,
+    blocking::Blocking, clock::Clock, observe::Observer, pulse::Pulses,
 };
 use kvd_storage::log;
-use kvd_types::{Error, GroupId, ReplicaId, Result, cluster::Replica};
+use kvd_types::{Error, GroupId, NodeId, ReplicaId, Result, cluster::Replica};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -26,6 +26,9 @@ pub(super) struct Replicas {
     clock: Arc<dyn Clock>,
     blocking: Blocking,
     timing: Timing,
+    /// The pulses of the nodes whose replicas lead.
+    pulses: Pulses,
+    sleep: Option<SleepOptions>,
     memory: MemoryOptions,
     /// Bytes of current versions that all replicas together keep at hand.
     at_hand_bytes_max: u64,
@@ -43,6 +46,7 @@ struct Open {
 
 impl Replicas {
     pub(super) fn new(
+        node: NodeId,
         disk: Arc<NodeDisk>,
         transport: Arc<dyn Transport>,
         platform: &dyn Platform,
@@ -51,12 +55,18 @@ impl Replicas {
         meta: watch::Receiver<Arc<MetaState>>,
     ) -> Self {
         let (election_timeout_min, election_timeout_max) = config.raft.election_timeout();
+        let timing =
+            Timing { heartbeat: config.raft.heartbeat(), election_timeout_min, election_timeout_max };
+        let pulses = Pulses::new(node, disk.identity().incarnation, Arc::clone(&transport), timing);
+        let sleep = config.raft.sleep_after().map(|after| SleepOptions { after, pulses: pulses.clone() });
         Self {
             disk,
             transport,
             clock: platform.clock(),
             blocking: platform.blocking(),
-            timing: Timing { heartbeat: config.raft.heartbeat(), election_timeout_min, election_timeout_max },
+            timing,
+            pulses,
+            sleep,
             memory: MemoryOptions {
                 drain_rows: usize::try_from(config.storage.drain_rows).unwrap_or(usize::MAX),
                 drain_interval: config.storage.drain_interval(),
@@ -67,6 +77,11 @@ impl Replicas {
             meta,
             open: RwLock::default(),
         }
+    }
+
+    /// The pulses of this node and the others.
+    pub(super) const fn pulses(&self) -> &Pulses {
+        &self.pulses
     }
 
     /// The open replica of a group.
@@ -189,6 +204,7 @@ impl Replicas {
                 bytes_max: settings.history_bytes_max,
             },
             lease_reads: settings.lease_reads,
+            sleep: self.sleep.clone(),
             // A node has a replica of each shard at most.
             memory: MemoryOptions {
                 at_hand_bytes_max: self.at_hand_bytes_max / u64::from(shards.max(1)),

@@ -80,6 +80,8 @@ impl Shape {
         let nodes = pick(rng, &[3, 3, 3, 4, 5]);
         let timing = pick(rng, &[(120, 400, 600), (120, 400, 600), (250, 800, 1200), (500, 1500, 3000)]);
         let (heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms) = timing;
+        // Mostly so short that a pause between two operations is enough.
+        let sleep_after_ms = pick(rng, &[0, 40, 40, 150, 150, 600, 3000]);
         Self {
             nodes,
             late_nodes: if nodes == 4 { pick(rng, &[0, 1]) } else { 0 },
@@ -92,7 +94,7 @@ impl Shape {
             segment_bytes: pick(rng, &[64 << 10, 128 << 10, 512 << 10]),
             checkpoint_bytes: pick(rng, &[32 << 10, 96 << 10, 1 << 20]),
             flush_ms: pick(rng, &[500, 3000, 20_000]),
-            raft: Raft { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms },
+            raft: Raft { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms, sleep_after_ms },
             rest_max: Duration::from_millis(pick(rng, &[20, 60, 150, 400])),
             mix: workload::mix(rng),
             retention: Duration::from_secs(pick(rng, &[3, 15, 600, 600])),
@@ -109,6 +111,7 @@ impl Shape {
             heartbeat_ms: measured(self.raft.heartbeat_ms),
             election_timeout_min_ms: measured(self.raft.election_timeout_min_ms),
             election_timeout_max_ms: measured(self.raft.election_timeout_max_ms),
+            sleep_after_ms: measured(self.raft.sleep_after_ms),
         }
     }
 }
