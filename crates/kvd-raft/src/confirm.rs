@@ -26,7 +26,7 @@
 //! messages between replicas.
 //!
 //! # What it deliberately does not do
-//! It doesn't renew leases, nor tell followers anything: heartbeats go on as they are. It has no clock, so nothing here
+//! It doesn't renew leases, nor tell followers anything: heartbeats go on as they are, and a group that sleeps sleeps on. It has no clock, so nothing here
 //! depends on clocks.
 
 use std::{

@@ -1,6 +1,6 @@
 //! One replica of one group: a handle to write, read, receive messages and change members through.
 //!
-//! A [`Group`] is cheap to clone. Opening one starts its tasks (openraft's, the proposer, the read rounds, the drain);
+//! A [`Group`] is cheap to clone. Opening one starts its tasks (openraft's, the proposer, the read rounds, the drain, the sleeper);
 //! [`Group::shutdown`] ends them and waits, so that a replica can be opened again on the same disk.
 
 use std::{

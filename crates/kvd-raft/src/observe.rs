@@ -31,6 +31,11 @@ pub trait Observer: Send + Sync + 'static {
         let _ = (group, replica, upto);
     }
 
+    /// The replica sleeps: its group has nothing to do.
+    fn slept(&self, group: GroupId, replica: ReplicaId) {
+        let _ = (group, replica);
+    }
+
     /// Another replica has spoken to this one as the group's leader in a term.
     fn heard_leader(&self, group: GroupId, term: Term, leader: ReplicaId) {
         let _ = (group, term, leader);

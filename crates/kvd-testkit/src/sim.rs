@@ -90,6 +90,8 @@ pub struct Report {
     pub unknown: u64,
     /// Entries that nodes applied.
     pub entries_applied: u64,
+    /// How often replicas fell asleep.
+    pub slept: u64,
     /// What clients did that is recorded beside the history, by kind.
     pub recorded: BTreeMap<String, u64>,
     /// Faults, by kind.
@@ -161,6 +163,7 @@ fn run_here(options: Options) -> Run {
     report.operations = history.operations.len() as u64;
     report.unknown = history.operations.iter().filter(|operation| operation.is_unknown()).count() as u64;
     report.entries_applied = cluster.witness.entries_applied();
+    report.slept = cluster.witness.slept();
     report.bit_flips = cluster.bit_flips;
     report.failpoints = cluster.failpoints.counts();
     report.trace_hash = cluster.witness.trace_hash();

@@ -65,6 +65,7 @@ impl Running {
                 transport: Arc::clone(&voters.transport),
                 timing,
                 hands_over: Arc::clone(&hands_over),
+                observer: Arc::clone(&state.observer),
             },
         );
         let rounds_of = |confirmation| {

@@ -18,7 +18,10 @@ use futures::future::join_all;
 use kvd_proto::peer::v1::{self as p, envelope::Body};
 use kvd_types::{GroupId, NodeId, ReplicaId, Term};
 use openraft::{
-    Instant as _, ServerState, async_runtime::WatchReceiver as _, raft::linearizable_read::LinearizerOption,
+    Instant as _, ServerState,
+    async_runtime::WatchReceiver as _,
+    errors::{LinearizableReadError, RaftError},
+    raft::linearizable_read::LinearizerOption,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -31,6 +34,7 @@ use super::{Raft, Timing, probe_interval};
 use crate::{
     calls::call,
     codec,
+    observe::Observer,
     pulse::{Era, Pulses, Reliance},
     sleep::{Before, Offer, Options, Sleep, Standing},
     transport::{Lane, Transport},
@@ -57,6 +61,7 @@ pub(super) struct SleeperParts {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) timing: Timing,
     pub(super) hands_over: Arc<AtomicBool>,
+    pub(super) observer: Arc<dyn Observer>,
 }
 
 /// Puts a replica to sleep and wakes it; where groups don't sleep it does nothing. Cheap to clone.
@@ -249,6 +254,8 @@ impl Inner {
                 shared.speaks_up = true;
                 shared.is_unconfirmed = true;
                 shared.led_since = shared.led_since.map(|(term, _)| (term, now));
+                // Whoever watches over its core looks after it more often again.
+                self.held_until.send_replace(None);
             }
         }
         self.changed.notify_one();
@@ -366,6 +373,7 @@ impl Inner {
         let timers = self.parts.raft.runtime_config();
         if shared.sleep.offered(Instant::now(), standing, all_agreed) {
             timers.tick(false);
+            self.parts.observer.slept(self.parts.group, self.parts.replica);
         } else {
             timers.heartbeat(true);
         }
@@ -396,6 +404,7 @@ impl Inner {
         }
         shared.reliance = Some((reliance, offer.era));
         self.parts.raft.runtime_config().tick(false);
+        self.parts.observer.slept(self.parts.group, self.parts.replica);
         drop(shared);
         self.changed.notify_one();
         true
@@ -406,7 +415,13 @@ impl Inner {
         let answered = call(&self.parts.raft, |raft| async move {
             raft.get_read_linearizer(LinearizerOption::new(None, true)).await
         });
-        if let Ok(Ok(_)) = timeout(self.parts.timing.election_timeout_max, answered).await {
+        let answered = timeout(self.parts.timing.election_timeout_max, answered).await;
+        let is_over = match answered {
+            // One that does not lead needs no answers.
+            Ok(Ok(_)) | Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => true,
+            Ok(Err(_)) | Err(_) => false,
+        };
+        if is_over {
             self.shared.lock().is_unconfirmed = false;
         }
     }

@@ -86,8 +86,12 @@ fn neediest<T>(groups: impl IntoIterator<Item = (Situation, T)>, bound_bytes: u6
 }
 
 impl Node {
-    /// Begins the next checkpoint, if the last one is done and another is due.
-    pub(super) async fn take_checkpoints(&self, checkpoints: &mut Checkpoints) -> Result<()> {
+    /// Begins the next checkpoint, if the last one is done and another is due. Groups that sleep are looked at only if asked for.
+    pub(super) async fn take_checkpoints(
+        &self,
+        checkpoints: &mut Checkpoints,
+        sleepers_too: bool,
+    ) -> Result<()> {
         if checkpoints.taking.as_ref().is_some_and(|taking| !taking.is_finished()) {
             return Ok(());
         }
@@ -104,7 +108,8 @@ impl Node {
         if checkpoints.again_at.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
-        let groups = self.replicas()?.all().into_iter().map(|group| (Situation::of(&group), group));
+        let groups = self.replicas()?.all().into_iter().filter(|group| sleepers_too || !group.sleeps());
+        let groups = groups.map(|group| (Situation::of(&group), group));
         let group = neediest(groups, self.config.storage.checkpoint_log_bytes);
         checkpoints.taking = group.map(|group| {
             tokio::spawn(async move {

@@ -17,6 +17,8 @@ use crate::metrics::SharedMetrics;
 
 /// How often the groups' gauges are set.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(500);
+/// Those of groups that sleep are set only every so many times: they don't change.
+const ASLEEP_EVERY: u32 = 10;
 /// How often the replicas are asked for faults.
 const FAULT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -114,6 +116,12 @@ impl Observer for ReplicaObserver {
         }
     }
 
+    fn slept(&self, group: GroupId, replica: ReplicaId) {
+        if let Some(platform) = &self.platform {
+            platform.slept(group, replica);
+        }
+    }
+
     fn heard_leader(&self, group: GroupId, term: Term, leader: ReplicaId) {
         if let Some(platform) = &self.platform {
             platform.heard_leader(group, term, leader);
@@ -139,12 +147,14 @@ impl ReplicaObserver {
 impl Node {
     /// Keeps the groups' gauges up to date, and looks how much room there is on the disk.
     pub(super) async fn observe_loop(&self) {
+        let mut looks = 0;
         loop {
             self.look_at_space().await;
             self.metrics.set_watchers(WATCHERS_MAX.saturating_sub(self.watchers.available_permits()));
             let groups = self.replicas().map(super::Replicas::all).unwrap_or_default();
             self.metrics.set_asleep(groups.iter().filter(|group| group.sleeps()).count());
-            for group in groups {
+            looks = (looks + 1) % ASLEEP_EVERY;
+            for group in groups.iter().filter(|group| looks == 0 || !group.sleeps()) {
                 let gauges = self.metrics.group(group.id());
                 let status = group.status();
                 gauges.set_leader(status.leader.is_some(), status.role == Role::Leader);

@@ -21,7 +21,7 @@ use kvd_machine::MetaState;
 use kvd_placement::{NodeView, Ring, initial_placement, meta_voters};
 use kvd_raft::{Fault, Group};
 use kvd_types::{
-    GroupId, NodeId, ReplicaId, Result, Term,
+    GroupId, MetaEpoch, NodeId, ReplicaId, Result, Term,
     cluster::{MetaCommand, MetaOutcome, NodeState, Placement, Replica},
     limits::META_VOTERS_MAX,
 };
@@ -36,6 +36,8 @@ use super::{
 
 /// How often a node looks, even if nothing has changed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Of groups that sleep only every so many looks: nothing about them changes by itself but who of them could lead.
+const ASLEEP_EVERY: u32 = 8;
 /// How long a new leader leads before it hands over to the preferred one: a node that has just come back must not be
 /// given everything at once, nor one that is about to stop.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
@@ -52,6 +54,9 @@ pub(super) struct Reconciler {
     hand_overs: HandOvers,
     /// The checkpoints.
     checkpoints: Checkpoints,
+    /// How often it has looked since it looked at groups that sleep, and the state as of then.
+    looks: u32,
+    looked_at: MetaEpoch,
 }
 
 impl Node {
@@ -79,14 +84,17 @@ impl Node {
         self.learn(state)?;
         self.mend(state).await?;
         self.open_placed(state).await?;
-        self.take_checkpoints(&mut reconciler.checkpoints).await?;
+        let sleepers_too = reconciler.looks >= ASLEEP_EVERY || reconciler.looked_at != state.epoch;
+        reconciler.looks = if sleepers_too { 0 } else { reconciler.looks + 1 };
+        reconciler.looked_at = state.epoch;
+        self.take_checkpoints(&mut reconciler.checkpoints, sleepers_too).await?;
         self.trust_state().await?;
         if !self.is_announced() {
             // The state may be history: what it says of others was true once, and may be acted on no more.
             return Ok(());
         }
         self.discard_retired(state).await?;
-        self.lead_groups(reconciler, state).await?;
+        self.lead_groups(reconciler, state, sleepers_too).await?;
         self.lead_meta(state).await
     }
 
@@ -115,7 +123,12 @@ impl Node {
     }
 
     /// Takes the next step of each group that this node leads. They don't wait for each other.
-    async fn lead_groups(&self, reconciler: &mut Reconciler, state: &MetaState) -> Result<()> {
+    async fn lead_groups(
+        &self,
+        reconciler: &mut Reconciler,
+        state: &MetaState,
+        sleepers_too: bool,
+    ) -> Result<()> {
         let mut led = Vec::new();
         for group in self.replicas()?.all() {
             let leadership = group.leadership();
@@ -123,7 +136,7 @@ impl Node {
             if !leadership.is_self || since.0 != leadership.term {
                 *since = (leadership.term, Instant::now());
             }
-            if leadership.is_self {
+            if leadership.is_self && (sleepers_too || !group.sleeps()) {
                 led.push((since.1.elapsed() >= SETTLED_AFTER, group));
             }
         }
@@ -253,8 +266,8 @@ impl Node {
                 .is_some_and(|placement| placement.replicas().any(|placed| placed.id == replica));
             // Never one that its own group still counts on, whatever the state says.
             let votes =
-                replicas.replica(replica).is_some_and(|open| open.members().voters.contains_key(&replica));
-            if is_known && !has_place && !votes {
+                || replicas.replica(replica).is_some_and(|open| open.members().voters.contains_key(&replica));
+            if is_known && !has_place && !votes() {
                 replicas.discard(group, replica).await?;
             }
         }

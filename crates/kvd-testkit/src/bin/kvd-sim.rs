@@ -106,6 +106,7 @@ struct Summary {
     operations: u64,
     unknown: u64,
     entries_applied: u64,
+    slept: u64,
     recorded: BTreeMap<String, u64>,
     faults_total: u64,
     faults: BTreeMap<String, u64>,
@@ -200,13 +201,14 @@ fn run_many(many: &Many) -> Result<bool> {
         }
     }
     println!(
-        "{} seeds from {from}, {:.2} simulated hours, {} operations ({} unknown), {} entries applied, {} faults, {} bit \
+        "{} seeds from {from}, {:.2} simulated hours, {} operations ({} unknown), {} entries applied, {} naps, {} faults, {} bit \
          flips; after the last fault clients got on within {} ms, clusters were whole within {} ms; {} violations; {:.0} s",
         summary.seeds,
         Duration::from_secs(summary.simulated_seconds).as_secs_f64() / 3600.0,
         summary.operations,
         summary.unknown,
         summary.entries_applied,
+        summary.slept,
         summary.faults_total,
         summary.bit_flips,
         summary.progress_after_ms_max,
@@ -275,6 +277,7 @@ fn take(report: &Report, seconds: u64, failures: &AtomicU64, summary: &mut Summa
     summary.operations += report.operations;
     summary.unknown += report.unknown;
     summary.entries_applied += report.entries_applied;
+    summary.slept += report.slept;
     summary.bit_flips += report.bit_flips;
     for (name, count) in &report.failpoints {
         *summary.failpoints.entry(name.clone()).or_default() += count;

@@ -34,6 +34,7 @@ struct State {
     violations: Vec<String>,
     violations_total: usize,
     entries_applied: u64,
+    slept: u64,
     trace: Xxh3,
     lines: Option<Vec<String>>,
 }
@@ -46,6 +47,7 @@ impl Witness {
             violations: Vec::new(),
             violations_total: 0,
             entries_applied: 0,
+            slept: 0,
             trace: Xxh3::new(),
             lines: keep_lines.then(Vec::new),
         })))
@@ -104,6 +106,11 @@ impl Witness {
 
     pub(crate) fn take_lines(&self) -> Vec<String> {
         self.0.lock().lines.take().unwrap_or_default()
+    }
+
+    /// How often a replica has fallen asleep.
+    pub(crate) fn slept(&self) -> u64 {
+        self.0.lock().slept
     }
 
     pub(crate) fn entries_applied(&self) -> u64 {
@@ -180,6 +187,11 @@ impl Observer for NodeObserver {
         let purged = Purged { node: self.node, group, replica, upto, checkpoint };
         self.witness.trace(format_args!("{purged}"));
         self.witness.0.lock().check(|invariant| invariant.purged(&purged));
+    }
+
+    fn slept(&self, group: GroupId, replica: ReplicaId) {
+        self.witness.trace(format_args!("replica {replica} of group {group} sleeps"));
+        self.witness.0.lock().slept += 1;
     }
 
     fn heard_leader(&self, group: GroupId, term: Term, leader: ReplicaId) {
