@@ -7,9 +7,9 @@
 //! # The approach
 //! A node that has followers asleep asks the nodes of their leaders, each once per heartbeat interval, however many groups that
 //! concerns. The answer names the *era* of the node that answers: its incarnation, which changes with each start, and a
-//! generation, which it raises whenever it closes a replica that has had others sleep. Whoever sleeps remembers the era in
-//! which it was asked to. It wakes when the node names another one, or is *silent*: it has left [`Options::misses_max`]
-//! questions in a row unanswered.
+//! generation, which it raises whenever it closes a replica that has had others sleep, or such a one begins to keep quiet because
+//! no majority answers it. Whoever sleeps remembers the era in which it was asked to. It wakes when the node names another one,
+//! or is *silent*: it has left [`Options::misses_max`] questions in a row unanswered.
 //!
 //! Questions are counted and not seconds, so that a process that was stopped, or whose clock has jumped, does not take
 //! everybody else for dead when it goes on.

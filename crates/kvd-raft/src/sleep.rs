@@ -19,7 +19,8 @@
 //! - A follower that sleeps wakes when the leader's node is silent, or names another era than that of the offer: it has
 //!   started anew, or has closed a replica that may have had others sleep. It may stand for election after a short time by
 //!   chance, so that hundreds of groups don't at one moment.
-//! - A leader that wakes speaks up like any other until it is heard, which wakes its followers.
+//! - A leader that wakes speaks up like any other until it is heard, which wakes its followers. If no majority answers it, it
+//!   keeps quiet for a while, as openraft has it, and its node begins another era, so that they stand.
 //! - A leader that is deposed was told so by a message, which woke it: it has a timer again and stands if nobody else leads.
 //! - A follower that is awake while its leader sleeps (it was started again, say, or only the two of them were cut off from
 //!   each other) asks all members who leads: a leader that is there wakes and speaks up. If there is none, it stands.

@@ -445,6 +445,10 @@ impl Inner {
         let is_quiet = !leads_alone && is_to_keep_quiet(waited, self.parts.timing);
         if self.is_quiet.swap(is_quiet, Ordering::SeqCst) != is_quiet {
             self.parts.raft.runtime_config().heartbeat(!is_quiet);
+            if is_quiet && shared.sleep.has_offered() {
+                // Whoever still sleeps by its word is to stand now, and its node's pulse says nothing of that.
+                self.pulses.begin_era();
+            }
         }
     }
 
