@@ -9,7 +9,7 @@
 //! | the node can't be reached, the stream broke, no answer in time | another holder of the shard | at once |
 //! | redirected | where the hint says, else another holder | at once, twice; then after a pause |
 //! | no leader, starting, draining; outcome unknown to the server | another holder | after a pause, or when a leader is heard of |
-//! | overloaded | the same | after the pause that it asks for |
+//! | overloaded | the same | after the pause that it asks for, when its turn comes; nowhere, if too many wait for one (see [`crate::throttle`]) |
 //! | wrong shard | as the new ring says | after the new ring is here |
 //! | anything else | nowhere: the caller is told | |
 //!
@@ -37,6 +37,7 @@ use crate::{
     core::{Core, try_until},
     pipeline::Failure,
     session::{OpenSequence, Session},
+    throttle::Turn,
 };
 
 /// Redirects that are followed at once: more in a row mean that the nodes don't agree, and need a moment.
@@ -95,7 +96,8 @@ impl<'a> Attempts<'a> {
     ) -> Result<Reply> {
         loop {
             let shard = shard_of(&*self.ring().await?);
-            if let Some(reply) = self.step(shard, request(shard), None).await? {
+            let turn = self.turn(shard).await?;
+            if let Some(reply) = self.step(shard, turn, request(shard), None).await? {
                 return Ok(reply);
             }
         }
@@ -104,7 +106,8 @@ impl<'a> Attempts<'a> {
     /// A request to a shard that may be made more than once.
     pub(crate) async fn ask(&mut self, shard: ShardId, request: &Request) -> Result<Reply> {
         loop {
-            if let Some(reply) = self.step(shard, request.clone(), None).await? {
+            let turn = self.turn(shard).await?;
+            if let Some(reply) = self.step(shard, turn, request.clone(), None).await? {
                 return Ok(reply);
             }
         }
@@ -119,8 +122,8 @@ impl<'a> Attempts<'a> {
         loop {
             let ring = self.ring().await?;
             let shard = ring.shard_of_write(&op).map_err(|error| self.give_up(error))?;
-            let sequence = match held.take_if(|held| held.shard() == shard) {
-                Some(sequence) => sequence,
+            let (turn, sequence) = match held.take_if(|held| held.shard() == shard) {
+                Some(sequence) => (self.turn(shard).await?, sequence),
                 None if self.undecided => {
                     let error = Error::unavailable("the key has moved to another shard");
                     return Err(self.give_up(error));
@@ -129,7 +132,7 @@ impl<'a> Attempts<'a> {
             };
             let write = Write { session: Some(sequence.position()), op: op.clone() };
             let options = WriteOptions { ack, after: self.core.seen.latest() };
-            match self.step(shard, Request::Write(write, options), Some(&sequence)).await {
+            match self.step(shard, turn, Request::Write(write, options), Some(&sequence)).await {
                 Ok(Some(reply)) => {
                     sequence.settle();
                     return Ok(reply);
@@ -145,10 +148,17 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// Waits until the shard may be asked.
+    async fn turn(&self, shard: ShardId) -> Result<Turn> {
+        let turn = self.core.throttle(shard).turn(self.undecided, self.deadline).await;
+        turn.map_err(|error| self.give_up(error))
+    }
+
     /// One try. `None`: go on.
     async fn step(
         &mut self,
         shard: ShardId,
+        turn: Turn,
         request: Request,
         sequence: Option<&Arc<OpenSequence>>,
     ) -> Result<Option<Reply>> {
@@ -165,10 +175,17 @@ impl<'a> Attempts<'a> {
         };
         match self.try_at(&address, request, sequence).await {
             Ok(reply) => {
+                turn.answered();
                 self.learn(shard, &reply);
                 Ok(Some(reply))
             }
             Err(failure) => {
+                match &failure {
+                    Failure::Refused(Error { kind: ErrorKind::Overloaded { retry_after }, .. }) => {
+                        turn.refused(*retry_after);
+                    }
+                    Failure::Refused(_) | Failure::NotSent(_) | Failure::Lost(_) => drop(turn),
+                }
                 self.recover(shard, address, failure, sequence.is_some()).await?;
                 Ok(None)
             }
@@ -262,6 +279,9 @@ impl<'a> Attempts<'a> {
                 self.avoid.push(address);
                 Pause::Leader
             }
+            ErrorKind::Overloaded { .. } if !self.undecided && self.core.throttle(shard).is_full() => {
+                return Err(self.give_up(error));
+            }
             ErrorKind::Overloaded { retry_after } => Pause::AtLeast(*retry_after),
             ErrorKind::WrongShard(epoch) => {
                 self.core.refresh(*epoch, self.deadline).await;
@@ -322,11 +342,13 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The next number in this client's session with a shard; opens the session if there is none.
-    async fn begin(&mut self, shard: ShardId) -> Result<Arc<OpenSequence>> {
+    /// The next number in this client's session with a shard, and the turn to use it; opens the session if there is none.
+    async fn begin(&mut self, shard: ShardId) -> Result<(Turn, Arc<OpenSequence>)> {
         let session = self.session(shard).await?;
+        // In this order: a number that waits for its turn would make all later ones wait.
+        let turn = self.turn(shard).await?;
         match session.begin(self.deadline).await {
-            Some(sequence) => Ok(sequence),
+            Some(sequence) => Ok((turn, sequence)),
             None => Err(self.give_up(Error::overloaded(
                 Duration::ZERO,
                 format!(

@@ -30,6 +30,7 @@ use crate::{
     router::Router,
     seen::Seen,
     session::Session,
+    throttle::Throttle,
     topology::{self, Topology},
 };
 
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) keeper: Keeper,
     peers: RwLock<HashMap<Arc<str>, Arc<Peer>>>,
     sessions: Mutex<HashMap<ShardId, Arc<SessionCell>>>,
+    throttles: RwLock<HashMap<ShardId, Arc<Throttle>>>,
     refreshing: tokio::sync::Mutex<()>,
     closed: AtomicBool,
     /// Counts the choices among equals, so that each is asked in turn.
@@ -89,6 +91,7 @@ impl Core {
             keeper: Keeper::default(),
             peers: RwLock::default(),
             sessions: Mutex::default(),
+            throttles: RwLock::default(),
             refreshing: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
@@ -246,6 +249,15 @@ impl Core {
     /// The cell of the session with a shard.
     pub(crate) fn session_cell(&self, shard: ShardId) -> Arc<SessionCell> {
         Arc::clone(self.sessions.lock().entry(shard).or_default())
+    }
+
+    /// What holds back the requests to a shard that has too much to do.
+    pub(crate) fn throttle(&self, shard: ShardId) -> Arc<Throttle> {
+        if let Some(throttle) = self.throttles.read().get(&shard) {
+            return Arc::clone(throttle);
+        }
+        let mut throttles = self.throttles.write();
+        Arc::clone(throttles.entry(shard).or_insert_with(|| Arc::new(Throttle::new(shard))))
     }
 
     /// The open sessions.

@@ -83,6 +83,7 @@ mod router;
 pub mod scan;
 mod seen;
 mod session;
+mod throttle;
 mod token;
 mod topology;
 pub mod txn;

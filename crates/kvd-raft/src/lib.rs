@@ -21,6 +21,7 @@
 //! # What is deliberately absent
 //! Nothing here knows of the ring, of other groups, of clients or of configuration; no openraft type is public.
 
+mod admission;
 pub mod blocking;
 mod calls;
 pub mod clock;

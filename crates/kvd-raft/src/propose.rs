@@ -6,8 +6,8 @@
 //! light load a command goes at once, under heavy load entries grow by themselves. An entry costs each replica about as much
 //! as some dozens of commands, so many small ones at once would be slower for everybody.
 //!
-//! At the bound ([`PROPOSAL_QUEUE_MAX`] commands or [`PROPOSAL_QUEUE_BYTES_MAX`] bytes waiting) a command is refused as
-//! overloaded, at once and unapplied. A command whose caller has gone away is still proposed: it may be one of a batch.
+//! How many commands may wait, [`crate::admission`] says. A command whose caller has gone away is still proposed: it may be
+//! one of a batch.
 //!
 //! Each entry says what its leader knows of time (see [`crate::pace`]); where something is due, or is to be forgotten, an
 //! entry without commands says it, at a pace that leaves room for the writes. A reader that wants the shard as of a revision
@@ -22,7 +22,7 @@ use std::{
     ops::RangeInclusive,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,7 +34,7 @@ use kvd_types::{
     Command, Error, ErrorKind, GroupId, Outcome, Proposal, Result, Revision, Term,
     limits::{
         ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, ENTRY_COMMANDS_MIN,
-        PROPOSAL_QUEUE_BYTES_MAX, PROPOSAL_QUEUE_MAX, READ_QUEUE_MAX,
+        PROPOSAL_QUEUE_MAX, READ_QUEUE_MAX,
     },
 };
 use openraft::{errors::ClientWriteError, impls::OneshotResponder};
@@ -46,6 +46,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::Admission,
     calls::call,
     clock::Clock,
     group::{Leadership, Raft, sleeper::Sleeper},
@@ -68,7 +69,7 @@ pub(crate) struct ProposalQueue {
     waiting: mpsc::Sender<Waiting>,
     /// So many wait that they are worth an entry beside the one in flight.
     many_wait: Arc<Notify>,
-    waiting_bytes: Arc<AtomicUsize>,
+    admission: Arc<Admission>,
     proposed: Arc<AtomicU64>,
     pins: Arc<Mutex<Pins>>,
     /// What its monotonic clock counts from.
@@ -88,6 +89,7 @@ pub(crate) struct ProposerParts {
 }
 
 /// What waits.
+#[expect(clippy::large_enum_variant, reason = "nearly all are commands")]
 enum Waiting {
     Command(Submitted),
     Show(Shown),
@@ -99,6 +101,7 @@ struct Submitted {
     /// Whoever waits has seen this revision.
     after: Revision,
     size_bytes: usize,
+    since: Instant,
     caller: oneshot::Sender<Result<Outcome>>,
 }
 
@@ -116,7 +119,7 @@ pub(crate) struct Proposer {
     /// Taken out of the queue, and to be served next.
     held: Option<Waiting>,
     many_wait: Arc<Notify>,
-    waiting_bytes: Arc<AtomicUsize>,
+    admission: Arc<Admission>,
     proposed: Arc<AtomicU64>,
     pins: Arc<Mutex<Pins>>,
     /// What its monotonic clock counts from.
@@ -151,14 +154,14 @@ impl ProposalQueue {
     pub(crate) fn new(parts: ProposerParts) -> (Self, Proposer) {
         let (sender, receiver) = mpsc::channel(PROPOSAL_QUEUE_MAX);
         let many_wait = Arc::new(Notify::new());
-        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let admission = Arc::<Admission>::default();
         let proposed = Arc::new(AtomicU64::new(0));
         let (pins, started) = (Arc::<Mutex<Pins>>::default(), Instant::now());
         let queue = Self {
             group: parts.group,
             waiting: sender,
             many_wait: Arc::clone(&many_wait),
-            waiting_bytes: Arc::clone(&waiting_bytes),
+            admission: Arc::clone(&admission),
             proposed: Arc::clone(&proposed),
             pins: Arc::clone(&pins),
             started,
@@ -168,7 +171,7 @@ impl ProposalQueue {
             waiting: receiver,
             held: None,
             many_wait,
-            waiting_bytes,
+            admission,
             proposed,
             pins,
             started,
@@ -182,13 +185,10 @@ impl ProposalQueue {
     pub(crate) async fn propose(&self, command: Command, after: Revision) -> Result<Outcome> {
         let size_bytes = command.size_bytes();
         let (caller, outcome) = oneshot::channel();
-        let before = self.waiting_bytes.fetch_add(size_bytes, Ordering::Relaxed);
-        if before + size_bytes > PROPOSAL_QUEUE_BYTES_MAX {
-            self.waiting_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
-            return Err(self.overloaded(&format!("{before} bytes")));
-        }
-        if let Err(error) = self.send(Waiting::Command(Submitted { command, after, size_bytes, caller })) {
-            self.waiting_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+        self.admission.admit(size_bytes, self.waiting()).map_err(|what| self.overloaded(&what))?;
+        let submitted = Submitted { command, after, size_bytes, since: Instant::now(), caller };
+        if let Err(error) = self.send(Waiting::Command(submitted)) {
+            self.admission.left(size_bytes);
             return Err(error);
         }
         outcome.await.unwrap_or_else(|_dropped| {
@@ -213,10 +213,14 @@ impl ProposalQueue {
             mpsc::error::TrySendError::Full(_) => self.overloaded(&format!("{PROPOSAL_QUEUE_MAX} requests")),
             mpsc::error::TrySendError::Closed(_) => self.stopped(),
         })?;
-        if self.waiting.max_capacity() - self.waiting.capacity() >= ENTRY_COMMANDS_MIN {
+        if self.waiting() >= ENTRY_COMMANDS_MIN {
             self.many_wait.notify_one();
         }
         Ok(())
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.max_capacity() - self.waiting.capacity()
     }
 
     /// How many commands were proposed since this was last asked.
@@ -296,6 +300,7 @@ impl Proposer {
         let mut callers = Vec::new();
         let mut size_bytes = 0;
         let mut after = Revision::ZERO;
+        self.admission.waited(first.since.elapsed());
         let mut next = Some(first);
         while let Some(submitted) = next.take() {
             size_bytes += submitted.size_bytes;
@@ -311,7 +316,7 @@ impl Proposer {
                 Err(_nothing_waits) => {}
             }
         }
-        self.waiting_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+        self.admission.left(size_bytes);
         self.proposed.fetch_add(commands.len() as u64, Ordering::Relaxed);
         let now = self.now();
         if let Some((pace, stats)) = self.leading(now) {

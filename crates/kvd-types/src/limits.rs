@@ -60,8 +60,8 @@ pub const EXPIRED_PER_ENTRY_MIN: usize = 4;
 /// How long a shard remembers that a lease has ended, by its age.
 pub const ENDED_LEASE_KEPT: Duration = Duration::from_secs(3600);
 
-/// Most commands in one log entry.
-pub const ENTRY_COMMANDS_MAX: usize = 1024;
+/// Most commands in one log entry. More would hardly be cheaper, and hold up everything else of a node for longer.
+pub const ENTRY_COMMANDS_MAX: usize = 256;
 /// Commands that are worth a log entry of their own while another one of the shard is under way.
 pub const ENTRY_COMMANDS_MIN: usize = 64;
 /// Target size of one log entry, in bytes; a single larger command still makes an entry.
@@ -74,6 +74,11 @@ pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 pub const PROPOSAL_QUEUE_MAX: usize = 8192;
 /// Bytes of commands that may wait for a shard's leader.
 pub const PROPOSAL_QUEUE_BYTES_MAX: usize = 32 << 20;
+/// So many may always wait. More may as long as what went into the log last had not waited longer than
+/// [`PROPOSAL_WAIT_MAX`]; beyond that, writes are refused as overloaded.
+pub const PROPOSAL_QUEUE_MIN: usize = 1024;
+/// See [`PROPOSAL_QUEUE_MIN`].
+pub const PROPOSAL_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Reads that may wait for a shard's next quorum round.
 pub const READ_QUEUE_MAX: usize = 16384;
 
