@@ -335,14 +335,18 @@ fn wait(command: &mut Command, began: Instant) -> Result<Option<bool>> {
 
 /// Whether a test that passed has tested anything.
 fn has_tried(suite: &Suite, text: &str) -> bool {
-    !matches!(suite, Suite::Test { .. }) || text.lines().any(|line| line.contains(" ... ok"))
+    let passed = |line: &str| {
+        let counted = line.strip_prefix("test result: ok. ")?.split(' ').next()?;
+        counted.parse::<u64>().ok()
+    };
+    !matches!(suite, Suite::Test { .. }) || text.lines().filter_map(passed).any(|passed| passed > 0)
 }
 
 fn first_violation(suite: &Suite, text: &str) -> String {
     let is_it = |line: &&str| match suite {
         Suite::Sim => line.starts_with("seed "),
         Suite::Crashes => line.starts_with("VIOLATION"),
-        Suite::Test { .. } => line.ends_with(" ... FAILED"),
+        Suite::Test { .. } => line.ends_with(" ... FAILED") || line.starts_with("test result: FAILED"),
     };
     let found = text.lines().find(is_it).or_else(|| text.lines().last());
     found.unwrap_or("it ended without a word").to_owned()
