@@ -5,9 +5,11 @@
 
 use std::{path::Path, time::Duration};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use clap::ValueEnum;
 use kvd_client::{Client, Compare, Config, Consistency, LeaseId, TxnOp};
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     cli::{self, Level, Workload},
@@ -282,6 +284,15 @@ impl Connection {
             client.close().await;
         }
     }
+}
+
+/// A gRPC channel to a server, for targets that take a call for each request.
+async fn channel(server: &str, address: &str, timeout: Duration) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(timeout)
+        .timeout(timeout)
+        .tcp_nodelay(true);
+    endpoint.connect().await.with_context(|| format!("no {server} answers at {address}"))
 }
 
 /// The kind of an error: messages have times and keys in them, and would each count alone.

@@ -9,7 +9,7 @@
 //! | the node can't be reached, the stream broke, no answer in time | another holder of the shard | at once |
 //! | redirected | where the hint says, else another holder | at once, twice; then after a pause |
 //! | no leader, starting, draining; outcome unknown to the server | another holder | after a pause, or when a leader is heard of |
-//! | overloaded | the same | after the pause that it asks for, when its turn comes; nowhere, if too many wait for one (see [`crate::throttle`]) |
+//! | overloaded | the same | after the pause it asks for, in turn ([`crate::throttle`]); refused if too many wait |
 //! | wrong shard | as the new ring says | after the new ring is here |
 //! | anything else | nowhere: the caller is told | |
 //!

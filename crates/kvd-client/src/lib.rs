@@ -56,6 +56,9 @@
 //! [`Error::outcome_unknown`] tells whether a write may have been applied (or may yet be). If not, it was *not applied*.
 //! A write whose future is dropped is not tried again: a try in flight may still be applied, once.
 //!
+//! A shard that is asked for more than it can do says so, and is asked for less at a time. What then waits for its turn
+//! is bounded too: beyond that a request is refused at once, as overloaded, with the time after which to try again.
+//!
 //! # What is deliberately absent
 //! It prints nothing, reads no environment and keeps nothing on disk: a process that starts again is a new client. It
 //! knows nothing of the server's crates; what the two share is the wire.

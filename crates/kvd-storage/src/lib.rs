@@ -27,5 +27,7 @@ pub mod identity;
 pub mod log;
 pub mod space;
 pub mod table;
+#[cfg(test)]
+mod testing;
 
 pub use error::{Error, Result};

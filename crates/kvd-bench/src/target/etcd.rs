@@ -5,18 +5,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bytes::Bytes;
 use prost::Message;
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
-use super::{Failure, unary::kind};
+use super::{Failure, channel, unary::kind};
 
 #[derive(Clone, PartialEq, Message)]
 struct PutRequest {
@@ -78,11 +73,7 @@ pub(crate) struct Connection(Channel);
 
 impl Connection {
     pub(crate) async fn open(address: &str, timeout: Duration) -> anyhow::Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(timeout)
-            .timeout(timeout)
-            .tcp_nodelay(true);
-        let channel = endpoint.connect().await.with_context(|| format!("no etcd answers at {address}"))?;
+        let channel = channel("etcd", address, timeout).await?;
         Ok(Self(channel))
     }
 

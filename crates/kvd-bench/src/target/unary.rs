@@ -5,14 +5,10 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, transport::Channel};
 
-use super::{Failure, Reads};
+use super::{Failure, Reads, channel};
 use crate::{
     cli::Level,
     wire::v1::{
@@ -27,11 +23,7 @@ pub(crate) struct Connection(KvClient<Channel>);
 
 impl Connection {
     pub(crate) async fn open(address: &str, timeout: Duration) -> anyhow::Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(timeout)
-            .timeout(timeout)
-            .tcp_nodelay(true);
-        let channel = endpoint.connect().await.with_context(|| format!("no kvd answers at {address}"))?;
+        let channel = channel("kvd", address, timeout).await?;
         Ok(Self(KvClient::new(channel)))
     }
 

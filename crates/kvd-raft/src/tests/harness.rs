@@ -282,8 +282,14 @@ impl Node {
 
 /// Three nodes with a group between them that has a leader.
 pub(super) async fn three() -> (Network, Vec<Node>, Vec<Group>) {
+    three_with(|_| ()).await
+}
+
+/// The same of nodes that have been prepared.
+pub(super) async fn three_with(prepare: impl Fn(&mut Node)) -> (Network, Vec<Node>, Vec<Group>) {
     let network = Network::default();
-    let nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, &network)).collect();
+    let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, &network)).collect();
+    nodes.iter_mut().for_each(prepare);
     let founders: Vec<Replica> = nodes.iter().map(Node::replica).collect();
     let mut groups = Vec::new();
     for node in &nodes {

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use kvd_proto::peer::v1::{self as p, envelope::Body};
 use kvd_types::{ErrorKind, Revision};
 
-use super::harness::{Network, Node, PATIENCE, leader, put, three, until, value};
+use super::harness::{Node, PATIENCE, leader, put, three, three_with, until, value};
 use crate::state::MemoryOptions;
 
 fn stands_still() -> MemoryOptions {
@@ -19,17 +19,13 @@ fn stands_still() -> MemoryOptions {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_has_not_applied_that_a_revision_was_shown_does_not_call_it_the_future() {
-    let network = Network::default();
-    let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, &network)).collect();
-    nodes[2].memory = stands_still();
+    let (_network, nodes, groups) = three_with(|node| {
+        if node.id == 3 {
+            node.memory = stands_still();
+        }
+    })
+    .await;
     let founders: Vec<_> = nodes.iter().map(Node::replica).collect();
-    let mut groups = Vec::new();
-    for node in &nodes {
-        groups.push(node.open().await);
-    }
-    for group in &groups {
-        group.initialize(&founders).await.unwrap();
-    }
     let lagging = groups[2].clone();
     let (place, mut old) = leader(&groups).await;
     if place == 2 {
@@ -52,17 +48,7 @@ async fn a_leader_that_has_not_applied_that_a_revision_was_shown_does_not_call_i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_is_not_answered_before_what_followers_know_to_be_committed_is_applied() {
-    let network = Network::default();
-    let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, &network)).collect();
-    nodes.iter_mut().for_each(|node| node.memory = stands_still());
-    let founders: Vec<_> = nodes.iter().map(Node::replica).collect();
-    let mut groups = Vec::new();
-    for node in &nodes {
-        groups.push(node.open().await);
-    }
-    for group in &groups {
-        group.initialize(&founders).await.unwrap();
-    }
+    let (_network, _nodes, groups) = three_with(|node| node.memory = stands_still()).await;
     let (place, group) = leader(&groups).await;
     group.propose(put("first", "applied")).await.unwrap();
     let first = group.status().last_log_index;

@@ -4,24 +4,14 @@ use std::time::Duration;
 
 use kvd_types::{ReplicaId, Term};
 
-use super::harness::{Network, Node, PATIENCE, leader, put, until, value};
+use super::harness::{Network, Node, PATIENCE, leader, put, three_with, until, value};
 use crate::{Group, Role};
 
 const AFTER: Duration = Duration::from_millis(100);
 
 /// Three nodes with a group between them that sleeps.
 async fn three_asleep() -> (Network, Vec<Node>, Vec<Group>) {
-    let network = Network::default();
-    let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, &network)).collect();
-    nodes.iter_mut().for_each(|node| node.sleeps_after(AFTER));
-    let founders: Vec<_> = nodes.iter().map(Node::replica).collect();
-    let mut groups = Vec::new();
-    for node in &nodes {
-        groups.push(node.open().await);
-    }
-    for group in &groups {
-        group.initialize(&founders).await.unwrap();
-    }
+    let (network, nodes, groups) = three_with(|node| node.sleeps_after(AFTER)).await;
     let (_, led) = leader(&groups).await;
     led.propose(put("before", "it sleeps")).await.unwrap();
     all_sleep(&groups).await;

@@ -8,9 +8,10 @@
 //! # The approach
 //! Each call is made and its answer received by a task of its own, because whoever waits for it may not be polled. Before
 //! the call is made it is given room: a share of [`BYTES_MAX`] by what its answer may weigh. Without room it waits for
-//! [`ROOM_PATIENCE`], and then nothing has been asked. A small answer, as that to most writes, needs no room. An answer that is there gives back what it doesn't need; one that weighs more than expected is
-//! kept all the same, so that [`EXCESS_MAX`] times the room is what answers can take at worst. Nothing waits beyond the
-//! request's deadline: after that it is of no use to anyone.
+//! [`ROOM_PATIENCE`], and then nothing has been asked. A small answer, as that to most writes, needs no room. An answer that
+//! is there gives back what it doesn't need; one that weighs more than expected is kept all the same, so that
+//! [`EXCESS_MAX`] times the room is what answers can take at worst. Nothing waits beyond the request's deadline: after that
+//! it is of no use to anyone.
 //!
 //! # What is deliberately absent
 //! No fairness among clients: while some stall the node, others are sent to the leaders instead of having their reads

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::{
     Batch, Direction, Engine, FjallEngine, FjallOptions, MemoryEngine, SledEngine, SledOptions, Tree,
 };
+use crate::testing::copy_dir;
 
 type Model = BTreeMap<Bytes, Bytes>;
 
@@ -292,19 +293,6 @@ fn run(engine: &dyn Engine, steps: &[Step]) -> (Model, Model) {
         assert_eq!(found, expected);
     }
     (model, flushed)
-}
-
-/// The files as a killed process leaves them.
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 proptest! {

@@ -1,6 +1,6 @@
 //! The table against a map, against crashes, and against readers that look at the wrong moment.
 
-use std::{collections::BTreeMap, fs, ops::Bound, path::Path, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use kvd_types::ReplicaId;
@@ -11,6 +11,7 @@ use crate::{
     engine::{
         Batch, Direction, Engine, FjallEngine, FjallOptions, MemoryEngine, Row, SledEngine, SledOptions,
     },
+    testing::copy_dir,
 };
 
 mod concurrent;
@@ -85,19 +86,6 @@ impl Crashable for OnDisk {
         let to = self.dir.path().join(self.crashes.to_string());
         copy_dir(&from, &to);
         self.engine = (self.open)(&to);
-    }
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

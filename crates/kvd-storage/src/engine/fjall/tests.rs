@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io::Write as _, os::unix::fs::FileExt as _};
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::copy_dir;
 
 type Model = BTreeMap<Bytes, Bytes>;
 
@@ -55,18 +56,6 @@ fn content_after(rounds: u32) -> [Model; 2] {
     let engine = crate::engine::MemoryEngine::new();
     apply_rounds(&engine, 0..rounds);
     content(&engine)
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 fn journals(dir: &Path) -> Vec<PathBuf> {
