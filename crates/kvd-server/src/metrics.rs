@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use kvd_types::{Error, ErrorKind, GroupId, LogIndex};
+use kvd_types::{Error, ErrorKind, GroupId, LogIndex, Term};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -35,6 +35,7 @@ pub struct Metrics {
     registry: Registry,
     has_leader: Family<GroupLabel, Gauge>,
     is_leader: Family<GroupLabel, Gauge>,
+    term: Family<GroupLabel, Gauge>,
     proposals: Family<GroupLabel, Counter>,
     applied_index: Family<GroupLabel, Gauge>,
     shard_keys: Family<GroupLabel, Gauge>,
@@ -83,6 +84,7 @@ impl Drop for ConnectionCount {
 pub struct GroupMetrics {
     has_leader: Gauge,
     is_leader: Gauge,
+    term: Gauge,
     proposals: Counter,
     applied_index: Gauge,
     keys: Gauge,
@@ -91,8 +93,9 @@ pub struct GroupMetrics {
 }
 
 impl GroupMetrics {
-    /// Whether the group has a leader as far as this node knows, and whether it is this node's replica.
-    pub fn set_leader(&self, has_leader: bool, is_leader: bool) {
+    /// The group's term as far as this node knows, whether somebody leads in it, and whether it is this node's replica.
+    pub fn set_leader(&self, term: Term, has_leader: bool, is_leader: bool) {
+        self.term.set(gauge(term.get()));
         self.has_leader.set(i64::from(has_leader));
         self.is_leader.set(i64::from(is_leader));
     }
@@ -132,6 +135,7 @@ impl Metrics {
             registry: Registry::default(),
             has_leader: Family::default(),
             is_leader: Family::default(),
+            term: Family::default(),
             proposals: Family::default(),
             applied_index: Family::default(),
             shard_keys: Family::default(),
@@ -162,6 +166,11 @@ impl Metrics {
             self.has_leader.clone(),
         );
         registry.register("kvd_is_leader", "1 if this node leads the group, else 0", self.is_leader.clone());
+        registry.register(
+            "kvd_term",
+            "The group's term as far as this node knows: it grows whenever another leader is wanted",
+            self.term.clone(),
+        );
         registry.register(
             "kvd_proposals",
             "Commands proposed by this node as a leader",
@@ -217,6 +226,7 @@ impl Metrics {
         GroupMetrics {
             has_leader: self.has_leader.get_or_create_owned(&label),
             is_leader: self.is_leader.get_or_create_owned(&label),
+            term: self.term.get_or_create_owned(&label),
             proposals: self.proposals.get_or_create_owned(&label),
             applied_index: self.applied_index.get_or_create_owned(&label),
             keys: self.shard_keys.get_or_create_owned(&label),
@@ -230,6 +240,7 @@ impl Metrics {
         let label = GroupLabel { shard: group.get() };
         self.has_leader.remove(&label);
         self.is_leader.remove(&label);
+        self.term.remove(&label);
         self.proposals.remove(&label);
         self.applied_index.remove(&label);
         self.shard_keys.remove(&label);
@@ -333,7 +344,7 @@ mod tests {
     fn every_metric_has_the_name_that_dashboards_use() {
         let metrics = Metrics::new("1.2.3");
         let group = metrics.group(GroupId(7));
-        group.set_leader(true, false);
+        group.set_leader(Term(3), true, false);
         group.add_proposals(5);
         group.set_applied(LogIndex(41));
         group.set_contents(3, 700, 2);
@@ -349,6 +360,7 @@ mod tests {
             "kvd_build_info{version=\"1.2.3\"} 1",
             "kvd_has_leader{shard=\"7\"} 1",
             "kvd_is_leader{shard=\"7\"} 0",
+            "kvd_term{shard=\"7\"} 3",
             "kvd_proposals_total{shard=\"7\"} 5",
             "kvd_applied_index{shard=\"7\"} 41",
             "kvd_shard_keys{shard=\"7\"} 3",

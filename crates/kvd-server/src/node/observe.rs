@@ -157,7 +157,7 @@ impl Node {
             for group in groups.iter().filter(|group| looks == 0 || !group.sleeps()) {
                 let gauges = self.metrics.group(group.id());
                 let status = group.status();
-                gauges.set_leader(status.leader.is_some(), status.role == Role::Leader);
+                gauges.set_leader(status.term, status.leader.is_some(), status.role == Role::Leader);
                 gauges.add_proposals(group.take_proposed());
                 if let Some(applied) = status.applied_index {
                     gauges.set_applied(applied);
