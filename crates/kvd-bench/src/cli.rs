@@ -199,7 +199,7 @@ pub(crate) struct Compare {
     /// Nodes of kvd and of etcd
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(crate) nodes: u16,
-    /// Shards of kvd, if not as many as it makes by itself
+    /// Shards of kvd [default: 1 on fewer cores than nodes, else as many as `kvd local` makes]
     #[arg(long)]
     pub(crate) shards: Option<u32>,
     /// Connections that the clients share

@@ -1,7 +1,8 @@
 //! Clusters on this machine, which last for a comparison.
 //!
-//! kvd's is `kvd local`, as a newcomer starts it; etcd's are as many members with the settings that it ships with. Both sync
-//! each write. So does Redis, told to, but as a single instance: its replicas would take writes over later. The echo server
+//! kvd's is `kvd local`, as a newcomer starts it, but for the number of shards where there are fewer cores than nodes: an entry
+//! of any shard keeps all nodes busy, so one keeps all cores busy then, and more would only divide its entries into smaller
+//! ones. etcd's are as many members with the settings that it ships with. Both sync each write. So does Redis, told to, but as a single instance: its replicas would take writes over later. The echo server
 //! keeps nothing. All have free ports of the loopback interface.
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -30,8 +32,15 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     pub(crate) nodes: u16,
-    /// None: as many as kvd makes by itself.
+    /// None: as many as the machine can use.
     pub(crate) shards: Option<u32>,
+}
+
+impl Size {
+    /// The shards to tell kvd; none, if it is to make as many as it does by itself.
+    fn shards_on(self, cores: usize) -> Option<u32> {
+        self.shards.or_else(|| (cores < usize::from(self.nodes)).then_some(1))
+    }
 }
 
 /// A process, and where its output goes.
@@ -61,11 +70,11 @@ impl Cluster {
             Some(binary) => binary.to_owned(),
             None => beside_this_program("kvd")?,
         };
-        let Size { nodes, shards } = size;
+        let nodes = size.nodes;
         let port = free_ports(10 * nodes)?;
         let mut command = Command::new(&binary);
         command.args(["local", "--nodes", &nodes.to_string(), "--base-port", &port.to_string()]);
-        if let Some(shards) = shards {
+        if let Some(shards) = size.shards_on(available_parallelism()?.get()) {
             command.args(["--shards", &shards.to_string()]);
         }
         command.arg("--data-dir").arg(dir.join("kvd"));
@@ -283,5 +292,12 @@ mod tests {
         let path = dir.path().to_owned();
         drop(dir);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_shard_is_enough_where_nodes_share_cores() {
+        let size = Size { nodes: 3, shards: None };
+        assert_eq!([1, 2, 3, 16].map(|cores| size.shards_on(cores)), [Some(1), Some(1), None, None]);
+        assert_eq!(Size { shards: Some(4), ..size }.shards_on(2), Some(4));
     }
 }
