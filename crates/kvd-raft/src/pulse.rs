@@ -171,7 +171,9 @@ impl Pulses {
         timing: Timing,
     ) -> Self {
         let interval = timing.heartbeat.max(Duration::from_millis(1));
-        let misses_max = timing.election_timeout_max.as_millis().div_ceil(interval.as_millis().max(1));
+        // As long as a follower that is awake waits, at least: see [`Timing`].
+        let patience = timing.election_timeout_max + timing.election_timeout_min;
+        let misses_max = patience.as_millis().div_ceil(interval.as_millis().max(1));
         let options = Options { interval, misses_max: u32::try_from(misses_max).unwrap_or(u32::MAX).max(2) };
         Self(Arc::new(Inner { node, incarnation, transport, options, state: Mutex::default() }))
     }
