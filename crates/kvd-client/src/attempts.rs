@@ -53,6 +53,8 @@ pub(crate) struct Attempts<'a> {
     backoff: Backoff,
     redirects: u32,
     is_write: bool,
+    /// It goes before others, and is not refused for want of room.
+    is_vital: bool,
     /// An earlier try of a write may have been applied.
     undecided: bool,
     last_error: Option<Error>,
@@ -78,9 +80,16 @@ impl<'a> Attempts<'a> {
             backoff: Backoff::default(),
             redirects: 0,
             is_write: false,
+            is_vital: false,
             undecided: false,
             last_error: None,
         }
+    }
+
+    /// What its caller loses something by if it comes late.
+    pub(crate) const fn vital(mut self) -> Self {
+        self.is_vital = true;
+        self
     }
 
     /// A request about a key that changes nothing, as it is made to the key's shard.
@@ -150,7 +159,8 @@ impl<'a> Attempts<'a> {
 
     /// Waits until the shard may be asked.
     async fn turn(&self, shard: ShardId) -> Result<Turn> {
-        let turn = self.core.throttle(shard).turn(self.undecided, self.deadline).await;
+        let goes_first = self.undecided || self.is_vital;
+        let turn = self.core.throttle(shard).turn(goes_first, self.deadline).await;
         turn.map_err(|error| self.give_up(error))
     }
 
@@ -279,7 +289,9 @@ impl<'a> Attempts<'a> {
                 self.avoid.push(address);
                 Pause::Leader
             }
-            ErrorKind::Overloaded { .. } if !self.undecided && self.core.throttle(shard).is_full() => {
+            ErrorKind::Overloaded { .. }
+                if !self.undecided && !self.is_vital && self.core.throttle(shard).is_full() =>
+            {
                 return Err(self.give_up(error));
             }
             ErrorKind::Overloaded { retry_after } => Pause::AtLeast(*retry_after),

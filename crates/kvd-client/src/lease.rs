@@ -348,7 +348,8 @@ fn no_lease(lease: LeaseId) -> Error {
 
 /// Lets a lease last for its time to live from now on; gives that.
 pub(crate) async fn keep_alive_once(core: &Core, lease: LeaseId, patience: Duration) -> Result<Duration> {
-    let mut attempts = Attempts::new(core, patience.min(REQUEST_DEADLINE_MAX));
+    // However much else there is to do: a lease that ends for want of a turn takes its keys along.
+    let mut attempts = Attempts::new(core, patience.min(REQUEST_DEADLINE_MAX)).vital();
     let request = |_| Request::KeepLeaseAlive(lease);
     let reply = attempts.routed(|ring| ring.shard_of_lease(lease), request).await?;
     match reply.response {

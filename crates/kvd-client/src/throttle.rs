@@ -12,7 +12,8 @@
 //!
 //! As many as may be under way may wait here for their turn, which so takes about as long as an answer; beyond that a
 //! request is refused here, at once, and with the pause that the shard has asked for; so is one that the shard has refused, if
-//! there is no room for it. Only a write that may have been applied goes first and always may wait: its caller wants to know.
+//! there is no room for it. Only a write that may have been applied goes first and always may wait, as its caller wants to know,
+//! and so does a keep-alive, which has until its lease ends.
 //!
 //! # What it deliberately does not do
 //! No clock and no chance: only answers count. It doesn't share a shard's time among clients; that is left to what each of

@@ -3,6 +3,9 @@
 //! At the bounds ([`PROPOSAL_QUEUE_MAX`] commands or [`PROPOSAL_QUEUE_BYTES_MAX`] bytes waiting) a command is refused, at once
 //! and unapplied. That is what memory allows, and on a slow machine more than can be answered in good time. So beyond
 //! [`PROPOSAL_QUEUE_MIN`] one is refused also if what went into the log last had waited longer than [`PROPOSAL_WAIT_MAX`].
+//!
+//! That second bound is for what users ask for. What the cluster itself lives by, keep-alives and what shards tell each other of
+//! leases, is let in up to the first: it is little, and a lease must not end because others write much.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -22,12 +25,12 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// Takes in a command of so many bytes, behind so many others.
+    /// Takes in a command of so many bytes, behind so many others; one that is vital however long they have waited.
     ///
     /// # Errors
     /// What waits already, if that is too much.
-    pub(crate) fn admit(&self, size_bytes: usize, waiting: usize) -> Result<(), String> {
-        let is_slow = self.waits_long.load(Ordering::Relaxed);
+    pub(crate) fn admit(&self, size_bytes: usize, waiting: usize, is_vital: bool) -> Result<(), String> {
+        let is_slow = !is_vital && self.waits_long.load(Ordering::Relaxed);
         if waiting >= if is_slow { PROPOSAL_QUEUE_MIN } else { PROPOSAL_QUEUE_MAX } {
             return Err(format!("{waiting} requests"));
         }
@@ -57,26 +60,31 @@ mod tests {
     #[test]
     fn as_many_may_wait_as_there_is_room_for_if_they_do_not_wait_long() {
         let admission = Admission::default();
-        assert_eq!(admission.admit(1, PROPOSAL_QUEUE_MAX - 1), Ok(()));
-        assert_eq!(admission.admit(1, PROPOSAL_QUEUE_MAX), Err(format!("{PROPOSAL_QUEUE_MAX} requests")));
+        assert_eq!(admission.admit(1, PROPOSAL_QUEUE_MAX - 1, false), Ok(()));
+        assert_eq!(
+            admission.admit(1, PROPOSAL_QUEUE_MAX, false),
+            Err(format!("{PROPOSAL_QUEUE_MAX} requests"))
+        );
     }
 
     #[test]
     fn fewer_may_wait_while_they_wait_long() {
         let admission = Admission::default();
         admission.waited(PROPOSAL_WAIT_MAX + Duration::from_millis(1));
-        assert_eq!(admission.admit(1, PROPOSAL_QUEUE_MIN - 1), Ok(()));
-        assert!(admission.admit(1, PROPOSAL_QUEUE_MIN).is_err());
+        assert_eq!(admission.admit(1, PROPOSAL_QUEUE_MIN - 1, false), Ok(()));
+        assert!(admission.admit(1, PROPOSAL_QUEUE_MIN, false).is_err());
+        assert_eq!(admission.admit(1, PROPOSAL_QUEUE_MAX - 1, true), Ok(()), "a lease would end");
+        assert!(admission.admit(1, PROPOSAL_QUEUE_MAX, true).is_err());
         admission.waited(PROPOSAL_WAIT_MAX);
-        assert_eq!(admission.admit(1, PROPOSAL_QUEUE_MIN), Ok(()));
+        assert_eq!(admission.admit(1, PROPOSAL_QUEUE_MIN, false), Ok(()));
     }
 
     #[test]
     fn bytes_are_bounded_and_what_is_refused_takes_none() {
         let admission = Admission::default();
-        assert_eq!(admission.admit(PROPOSAL_QUEUE_BYTES_MAX, 0), Ok(()));
-        assert_eq!(admission.admit(1, 1), Err(format!("{PROPOSAL_QUEUE_BYTES_MAX} bytes")));
+        assert_eq!(admission.admit(PROPOSAL_QUEUE_BYTES_MAX, 0, false), Ok(()));
+        assert_eq!(admission.admit(1, 1, false), Err(format!("{PROPOSAL_QUEUE_BYTES_MAX} bytes")));
         admission.left(PROPOSAL_QUEUE_BYTES_MAX);
-        assert_eq!(admission.admit(PROPOSAL_QUEUE_BYTES_MAX, 0), Ok(()));
+        assert_eq!(admission.admit(PROPOSAL_QUEUE_BYTES_MAX, 0, false), Ok(()));
     }
 }

@@ -185,7 +185,9 @@ impl ProposalQueue {
     pub(crate) async fn propose(&self, command: Command, after: Revision) -> Result<Outcome> {
         let size_bytes = command.size_bytes();
         let (caller, outcome) = oneshot::channel();
-        self.admission.admit(size_bytes, self.waiting()).map_err(|what| self.overloaded(&what))?;
+        let is_vital = matches!(command, Command::Lease(_) | Command::Meta(_));
+        let admitted = self.admission.admit(size_bytes, self.waiting(), is_vital);
+        admitted.map_err(|what| self.overloaded(&what))?;
         let submitted = Submitted { command, after, size_bytes, since: Instant::now(), caller };
         if let Err(error) = self.send(Waiting::Command(submitted)) {
             self.admission.left(size_bytes);

@@ -76,7 +76,7 @@ pub const PROPOSAL_QUEUE_MAX: usize = 8192;
 pub const PROPOSAL_QUEUE_BYTES_MAX: usize = 32 << 20;
 /// So many may always wait. More may as long as what went into the log last had not waited longer than
 /// [`PROPOSAL_WAIT_MAX`]; beyond that, writes are refused as overloaded.
-pub const PROPOSAL_QUEUE_MIN: usize = 1024;
+pub const PROPOSAL_QUEUE_MIN: usize = 256;
 /// See [`PROPOSAL_QUEUE_MIN`].
 pub const PROPOSAL_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Reads that may wait for a shard's next quorum round.

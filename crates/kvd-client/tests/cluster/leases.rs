@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use futures::{TryStreamExt as _, future::try_join_all};
-use kvd_client::{Client, Config, ErrorKind, KeptLease, LeaseId};
+use futures::{StreamExt as _, TryStreamExt as _, future::try_join_all, stream::FuturesUnordered};
+use kvd_client::{Client, Config, Error, ErrorKind, KeptLease, LeaseId};
 
 use crate::fake::{Fake, Fault};
 
@@ -65,7 +65,7 @@ async fn thousands_of_leases_are_kept_alive_together() {
     let config = Config::new(fake.endpoints()).deadline(Duration::from_secs(60));
     let client = Client::connect(config).await.unwrap();
     let ttl = Duration::from_secs(15);
-    let grant = async || Ok::<_, kvd_client::Error>(client.grant_lease(ttl).await?.keep_alive_forever());
+    let grant = async || Ok::<_, Error>(client.grant_lease(ttl).await?.keep_alive_forever());
     // More than are ever under way.
     let kept = try_join_all((0..3000).map(|_| grant())).await.unwrap();
     let until: Vec<_> = kept.iter().map(KeptLease::held_until).collect();
@@ -103,4 +103,24 @@ async fn a_lease_that_can_not_be_kept_alive_is_lost_in_time() {
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(tokio::time::Instant::now() >= kept.held_until());
     assert!(!kept.is_held());
+}
+
+#[tokio::test]
+async fn a_lease_is_kept_alive_though_its_shard_has_too_much_to_do() {
+    let fake = Fake::new(1, 1);
+    let config = Config::from(fake.endpoints()).try_timeout(Duration::from_millis(300));
+    let client = Client::connect(config).await.unwrap();
+    let lease = client.grant_lease(TTL).await.unwrap();
+    fake.inject([Fault::Refuse(Error::overloaded(Duration::from_millis(1), "full"))]);
+    client.get("a").await.unwrap();
+    fake.inject(vec![Fault::HangBefore; 1000]);
+    let mut gets: FuturesUnordered<_> = (0..1000).map(|_| client.get("a").into_future()).collect();
+    let refused = gets.next().await.unwrap().unwrap_err();
+    assert!(matches!(refused.kind, ErrorKind::Overloaded { .. }), "{refused}");
+    let keep = async {
+        fake.change(|world| world.faults.clear());
+        lease.keep_alive().await
+    };
+    let (kept, ()) = tokio::join!(keep, gets.map(drop).collect::<()>());
+    kept.unwrap();
 }
