@@ -169,7 +169,8 @@ pub struct Limits {
     pub value_bytes_max: usize,
     /// Most connections on each of the client and the HTTP port; those beyond are closed at once.
     pub connections_max: u32,
-    /// Threads that do the work, but for disks'; zero: as many as the machine has cores.
+    /// Threads that serve clients, and as many again that do the rest, but for disks' work; zero: as many as the machine has
+    /// cores.
     pub threads: u32,
 }
 

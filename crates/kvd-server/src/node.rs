@@ -10,6 +10,9 @@
 //! - `peers`: other nodes' calls; `route` and `serve`: requests; `view`: what clients and people are shown;
 //! - the announcement, until the meta group has taken it or refused it: a refused node stops.
 //!
+//! Clients are served on threads of their own. What they ask for fills any number of threads, and heartbeats that wait for
+//! their turn behind it are late: where there is too much to do, leaders would be replaced for nothing.
+//!
 //! # How it stops
 //! Told to, it hands its leaders over, lets requests end, drains and closes its replicas, flushes, and notes that nothing
 //! was lost. When nothing is known of what is durable it stops at once, loudly, and notes nothing.
@@ -41,6 +44,7 @@ use kvd_types::{
 };
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, watch},
     task::JoinSet,
     time::Instant,
@@ -133,12 +137,17 @@ pub(crate) struct Node {
     metrics: SharedMetrics,
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is told to stop; clients are served on a runtime of their own.
 ///
 /// # Errors
 /// Whatever keeps it from starting, or made it stop, in words that say what to do.
-pub async fn run(config: Config, shutdown: CancellationToken, metrics: SharedMetrics) -> anyhow::Result<()> {
-    run_on(Arc::new(System), config, shutdown, metrics).await
+pub async fn run(
+    config: Config,
+    clients: Handle,
+    shutdown: CancellationToken,
+    metrics: SharedMetrics,
+) -> anyhow::Result<()> {
+    run_on(Arc::new(System { clients: Some(clients) }), config, shutdown, metrics).await
 }
 
 /// Runs a node on a platform of its own.
@@ -492,12 +501,15 @@ impl Node {
         let store: Arc<dyn Store> = Arc::clone(self) as _;
         let (node, client, http) = (Arc::clone(self), Arc::clone(&store), store);
         let (metrics, shutdown) = (Arc::clone(&self.metrics), serving.clone());
-        servers.spawn(async move {
+        let clients = self.platform.clients();
+        let grpc = async move {
             if let Err(error) = grpc::serve(listeners.client, client, limits, shutdown, metrics).await {
                 tracing::error!(%error, "the client port has stopped serving");
             }
-        });
-        servers.spawn(http::serve(listeners.http, http, limits, serving.clone(), Arc::clone(&self.metrics)));
+        };
+        servers.spawn_on(grpc, &clients);
+        let http = http::serve(listeners.http, http, limits, serving.clone(), Arc::clone(&self.metrics));
+        servers.spawn_on(http, &clients);
         let peers = PeerService::server(Arc::new(Peers(node)), serving.clone());
         let metrics = Arc::clone(&self.metrics);
         servers.spawn(listen::serve_peers(listeners.peer, peers, limits, metrics, serving.clone()));

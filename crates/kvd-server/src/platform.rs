@@ -26,7 +26,10 @@ use kvd_storage::{
     identity::DirLock,
     log::{Driver, Writer},
 };
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Handle,
+};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -65,6 +68,11 @@ pub trait Platform: fmt::Debug + Send + Sync + 'static {
     /// Where work that may wait for the disk is done.
     fn blocking(&self) -> Blocking;
 
+    /// Where clients are served; the rest runs where the node does. Apart, what clients ask for holds up nobody's heartbeats.
+    fn clients(&self) -> Handle {
+        Handle::current()
+    }
+
     /// Who writes the log.
     fn log_writer(&self) -> Writer;
 
@@ -82,8 +90,11 @@ pub trait Platform: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The machine itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct System;
+#[derive(Clone, Debug, Default)]
+pub struct System {
+    /// The runtime for clients; none: the node's.
+    pub clients: Option<Handle>,
+}
 
 impl Platform for System {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listen>>> {
@@ -124,6 +135,10 @@ impl Platform for System {
 
     fn blocking(&self) -> Blocking {
         Blocking::Pool
+    }
+
+    fn clients(&self) -> Handle {
+        self.clients.clone().unwrap_or_else(Handle::current)
     }
 
     fn log_writer(&self) -> Writer {

@@ -4,6 +4,7 @@ use std::{io::Read as _, num::NonZeroUsize, process::ExitCode, sync::Arc, thread
 
 use kvd_server::{config::Loaded, metrics::Metrics, node, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{FAILED, complain, signals};
@@ -24,12 +25,20 @@ pub(super) fn run(loaded: &Loaded, stop_on_stdin_close: bool) -> ExitCode {
     raise_file_limit();
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
     let threads = usize::try_from(config.limits.threads).ok().and_then(NonZeroUsize::new);
+    let clients = match runtime(threads) {
+        Ok(clients) => clients,
+        Err(error) => {
+            complain(&format!("error: can't start threads: {error:#}"));
+            return ExitCode::from(FAILED);
+        }
+    };
     let outcome = block_on(threads, async |stop| {
         if stop_on_stdin_close {
             watch_stdin(stop.clone())?;
         }
-        node::run(config, stop, metrics).await
+        node::run(config, clients.handle().clone(), stop, metrics).await
     });
+    clients.shutdown_timeout(BLOCKING_WORK_TIMEOUT);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,11 +54,7 @@ pub(super) fn block_on(
     threads: Option<NonZeroUsize>,
     run: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads.get());
-    }
-    let runtime = builder.enable_all().build()?;
+    let runtime = runtime(threads)?;
     let outcome = runtime.block_on(async {
         let stop = CancellationToken::new();
         signals::watch(stop.clone())?;
@@ -57,6 +62,15 @@ pub(super) fn block_on(
     });
     runtime.shutdown_timeout(BLOCKING_WORK_TIMEOUT);
     outcome
+}
+
+/// So many threads, or as many as there are cores.
+fn runtime(threads: Option<NonZeroUsize>) -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    builder.enable_all().build()
 }
 
 /// Cancels the token when standard input closes: when whoever started this process has ended, however it did.

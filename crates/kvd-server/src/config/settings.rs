@@ -243,7 +243,7 @@ pub static SETTINGS: &[Setting] = &[
         "limits.threads",
         Some("limits-threads"),
         Kind::Integer(0..=1024),
-        "Threads that do the work, but for disks'; 0: as many as the machine has cores"
+        "Threads that serve clients, and as many for the rest, but for disks'; 0: as many as cores"
     ),
     setting!(
         "shutdown.grace_ms",

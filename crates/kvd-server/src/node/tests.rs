@@ -59,10 +59,14 @@ impl Cluster {
 
     async fn start(&mut self, index: usize) {
         let config = self.configs[index].clone();
-        let listeners = listen::Listeners::bind(&System, &config).await.unwrap();
+        let listeners = listen::Listeners::bind(&System::default(), &config).await.unwrap();
         let stop = CancellationToken::new();
-        let node =
-            Arc::new(Node::new(Arc::new(System), config, stop.clone(), Arc::new(Metrics::new("test"))));
+        let node = Arc::new(Node::new(
+            Arc::new(System::default()),
+            config,
+            stop.clone(),
+            Arc::new(Metrics::new("test")),
+        ));
         let running = Arc::clone(&node);
         let task = tokio::spawn(async move { running.run(listeners).await });
         self.nodes.insert(index, TestNode { node, stop, task });
@@ -283,8 +287,9 @@ async fn a_node_without_its_disk_takes_its_own_old_place() {
     let mut found = cluster.configs[1].clone();
     found.data_dir = found.data_dir.with_extension("lost");
     [found.listen_client, found.listen_peer, found.listen_http] = std::array::from_fn(|_| free_port());
-    let refused =
-        tokio::time::timeout(PATIENCE, run(found, CancellationToken::new(), Arc::new(Metrics::new("test"))));
+    let metrics = Arc::new(Metrics::new("test"));
+    let refused = run(found, Handle::current(), CancellationToken::new(), metrics);
+    let refused = tokio::time::timeout(PATIENCE, refused);
     let refused = refused.await.expect("it stops by itself").unwrap_err().to_string();
     assert!(refused.contains("was replaced by node 5"), "{refused}");
 
@@ -479,7 +484,7 @@ async fn a_leader_whose_successor_has_a_full_disk_leads_on_as_if_nothing_had_bee
 #[tokio::test]
 async fn a_node_with_a_full_disk_takes_over_no_group() {
     let node = Node::new(
-        Arc::new(System),
+        Arc::new(System::default()),
         Config::default(),
         CancellationToken::new(),
         Arc::new(Metrics::new("test")),
