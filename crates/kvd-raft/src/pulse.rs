@@ -84,6 +84,16 @@ struct Options {
     misses_max: u32,
 }
 
+impl Options {
+    /// Those with which a node falls silent no sooner than a leader does to a follower that is awake: see [`Timing`].
+    fn fitting(timing: Timing) -> Self {
+        let interval = timing.heartbeat.max(Duration::from_millis(1));
+        let patience = timing.election_timeout_max + timing.election_timeout_min;
+        let misses_max = patience.as_millis().div_ceil(interval.as_millis().max(1));
+        Self { interval, misses_max: u32::try_from(misses_max).unwrap_or(u32::MAX).max(2) }
+    }
+}
+
 /// What a node's answers amount to.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pulse {
@@ -170,11 +180,7 @@ impl Pulses {
         transport: Arc<dyn Transport>,
         timing: Timing,
     ) -> Self {
-        let interval = timing.heartbeat.max(Duration::from_millis(1));
-        // As long as a follower that is awake waits, at least: see [`Timing`].
-        let patience = timing.election_timeout_max + timing.election_timeout_min;
-        let misses_max = patience.as_millis().div_ceil(interval.as_millis().max(1));
-        let options = Options { interval, misses_max: u32::try_from(misses_max).unwrap_or(u32::MAX).max(2) };
+        let options = Options::fitting(timing);
         Self(Arc::new(Inner { node, incarnation, transport, options, state: Mutex::default() }))
     }
 
@@ -302,6 +308,15 @@ mod tests {
 
     const fn era(incarnation: u64, generation: u64) -> Era {
         Era { incarnation: Incarnation(incarnation), generation }
+    }
+
+    #[test]
+    fn a_node_falls_silent_no_sooner_than_a_leader_that_is_awake() {
+        let timing = Timing::default();
+        let Options { interval, misses_max } = Options::fitting(timing);
+        let silent_after = interval * misses_max;
+        let patience = timing.election_timeout_max + timing.election_timeout_min;
+        assert!((patience..patience + interval).contains(&silent_after), "{silent_after:?}");
     }
 
     #[test]
