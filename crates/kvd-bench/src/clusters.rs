@@ -2,8 +2,9 @@
 //!
 //! kvd's is `kvd local`, as a newcomer starts it, but for the number of shards where there are fewer cores than nodes: an entry
 //! of any shard keeps all nodes busy, so one keeps all cores busy then, and more would only divide its entries into smaller
-//! ones. etcd's are as many members with the settings that it ships with. Both sync each write. So does Redis, told to, but as a single instance: its replicas would take writes over later. The echo server
-//! keeps nothing. All have free ports of the loopback interface.
+//! ones. etcd's are as many members with the settings that it ships with. Both sync each write. So does Redis, told to, but as a
+//! single instance: its replicas would take writes over later. The echo server keeps nothing. All have free ports of the
+//! loopback interface.
 
 use std::{
     fs::{self, File},

@@ -4,8 +4,9 @@
 //! and unapplied. That is what memory allows, and on a slow machine more than can be answered in good time. So beyond
 //! [`PROPOSAL_QUEUE_MIN`] one is refused also if what went into the log last had waited longer than [`PROPOSAL_WAIT_MAX`].
 //!
-//! That second bound is for what users ask for. What the cluster itself lives by, keep-alives and what shards tell each other of
-//! leases, is let in up to the first: it is little, and a lease must not end because others write much.
+//! That second bound is for what users ask for. What the cluster itself lives by, keep-alives, what shards tell each other of
+//! leases, and what changes the cluster, is let in up to the first: it is little, and a lease must not end because others write
+//! much.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},

@@ -65,8 +65,9 @@ impl NodePlan {
 /// What of this machine each of its nodes gets.
 ///
 /// Nodes that share a machine do all of each other's work: each entry of a shard is written and applied on all of them. So
-/// there are as many threads as cores, not that many in each node; and as few shards as keep all cores busy, an equal number of
-/// leaders for each node, for the work that an entry is, whatever is in it, falls on the same cores for each shard.
+/// the nodes together, not each of them, have as many threads for clients as there are cores, and as many for the rest; and
+/// there are as few shards as keep all cores busy and give each node as many leaders as the next, for the work that an entry is,
+/// whatever is in it, falls on the same cores for each shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Share {
     shards: u32,
