@@ -12,6 +12,10 @@ use kvd_types::{
     operation::Response,
 };
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use super::*;
 use crate::{config, metrics::Metrics};
@@ -32,6 +36,8 @@ struct Cluster {
     dir: TempDir,
     configs: Vec<Config>,
     nodes: Vec<TestNode>,
+    /// The runtime for clients of the nodes that are started; none: the test's.
+    clients: Option<Handle>,
 }
 
 impl Cluster {
@@ -44,7 +50,7 @@ impl Cluster {
         let seeds: Vec<String> = ports.iter().map(|[_, peer, _]| peer.to_string()).collect();
         let configs =
             ports.iter().enumerate().map(|(i, ports)| config(dir.path(), i, ports, &seeds)).collect();
-        Self { dir, configs, nodes: Vec::new() }
+        Self { dir, configs, nodes: Vec::new(), clients: None }
     }
 
     /// Three nodes that are ready.
@@ -59,14 +65,10 @@ impl Cluster {
 
     async fn start(&mut self, index: usize) {
         let config = self.configs[index].clone();
-        let listeners = listen::Listeners::bind(&System::default(), &config).await.unwrap();
+        let system = Arc::new(System { clients: self.clients.clone() });
+        let listeners = listen::Listeners::bind(system.as_ref(), &config).await.unwrap();
         let stop = CancellationToken::new();
-        let node = Arc::new(Node::new(
-            Arc::new(System::default()),
-            config,
-            stop.clone(),
-            Arc::new(Metrics::new("test")),
-        ));
+        let node = Arc::new(Node::new(system, config, stop.clone(), Arc::new(Metrics::new("test"))));
         let running = Arc::clone(&node);
         let task = tokio::spawn(async move { running.run(listeners).await });
         self.nodes.insert(index, TestNode { node, stop, task });
@@ -209,6 +211,50 @@ async fn after_a_power_cut_the_engine_is_not_believed() {
     .await
     .expect("once all is rebuilt, the engine is believed again");
     cluster.stop(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_take_all_their_threads_leave_the_nodes_theirs() {
+    let clients = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut cluster = Cluster::new(3);
+    cluster.clients = Some(clients.handle().clone());
+    for index in 0..3 {
+        cluster.start(index).await;
+    }
+    cluster.ready().await;
+
+    let (blocked, is_blocked) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let busy = clients.spawn(async move {
+        blocked.send(()).unwrap();
+        released.recv().unwrap();
+    });
+    is_blocked.await.unwrap();
+    let asked = tokio::spawn(ask_whether_it_lives(cluster.configs[0].listen_http));
+
+    for i in 0..100 {
+        let (name, node) = (format!("key-{i}"), &cluster.nodes[i % 3].node);
+        execute(node, put(&name, "value")).await.unwrap();
+        check_value(node, &name, "value").await;
+    }
+    assert!(!asked.is_finished(), "a client was answered by threads that nodes need among themselves");
+
+    release.send(()).unwrap();
+    busy.await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, asked).await.expect("clients are served again").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for _ in 0..3 {
+        cluster.stop(0).await;
+    }
+    clients.shutdown_background();
+}
+
+async fn ask_whether_it_lives(address: SocketAddr) -> String {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    connection.write_all(b"GET /livez HTTP/1.1\r\nhost: kvd\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 impl Cluster {
