@@ -8,7 +8,10 @@
 //!   that carries its own place in the log;
 //! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. While a checkpoint
 //!   holds it the engine's rows stand still and writes go on in memory, up to
-//!   [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that, applying waits.
+//!   [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that, applying waits. A checkpoint gives it back
+//!   at once if the engine's scans show one moment: the larger the state, the longer it would hold it.
+//!
+//! Before the cut lock, whoever writes or installs a checkpoint takes another, so that there is one of these at a time.
 //!
 //! A fault in the rows (a checksum that fails) is reported once and for good: whoever opened the group stops it and
 //! rebuilds it from checkpoint and log. It is never served.
@@ -18,7 +21,7 @@ use std::{io, sync::Arc, time::Duration};
 use kvd_machine::{Machine, Position};
 use kvd_storage::{
     checkpoint::{CHUNK_BYTES_MAX, Checkpoint, CheckpointStore, Manifest},
-    table::Table,
+    table::{CutRows, Table},
 };
 use kvd_types::{Error, GroupId, LogIndex, Outcome, ReplicaId, Result, Term};
 use openraft::EntryPayload;
@@ -97,8 +100,10 @@ pub(crate) struct ReplicaState {
     pub(crate) table: Arc<Table>,
     pub(crate) checkpoints: CheckpointStore,
     applier: Mutex<Applier>,
+    /// Held by whoever writes or installs a checkpoint; taken before `cut`.
+    checkpointing: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever moves rows out of memory.
-    cut: tokio::sync::Mutex<()>,
+    cut: Arc<tokio::sync::Mutex<()>>,
     memory: MemoryOptions,
     pub(crate) blocking: Blocking,
     /// Rows wait in memory.
@@ -141,7 +146,8 @@ impl ReplicaState {
             blocking,
             observer,
             applier: Mutex::new(Applier { machine, last, membership }),
-            cut: tokio::sync::Mutex::new(()),
+            checkpointing: Arc::default(),
+            cut: Arc::default(),
             rows_waiting: Notify::new(),
             much_waits: Notify::new(),
             drains: watch::Sender::new(0),
@@ -213,6 +219,7 @@ impl ReplicaState {
             let _applier = self.applier.lock();
             self.closed.cancel();
         }
+        drop(self.checkpointing.lock().await);
         drop(self.cut.lock().await);
     }
 
@@ -356,19 +363,24 @@ impl ReplicaState {
 
     /// Writes a checkpoint of what is applied now. Applying goes on meanwhile.
     pub(crate) async fn take_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
-        let _cut = self.cut.lock().await;
+        let checkpointing = Arc::clone(&self.checkpointing).lock_owned().await;
+        let cut = Arc::clone(&self.cut).lock_owned().await;
         self.check_open()?;
         let state = Arc::clone(self);
         let taken = self
             .blocking
             .run(move || {
+                let _checkpointing = checkpointing;
                 let broken = |error: kvd_storage::Error| state.broken(&error.into());
                 // A generation left frozen by a drain that was cancelled would hold back the cut that is wanted.
                 state.table.drain().map_err(broken)?;
                 let (_, position) = state.freeze();
                 state.table.drain().map_err(broken)?;
-                let checkpoint =
-                    state.write_checkpoint(&position).map_err(|error| state.checkpoint_failed(error))?;
+                let rows = state.table.hold_drains().into_rows();
+                let _cut = rows.holds_drains().then_some(cut);
+                let checkpoint = state
+                    .write_checkpoint(&position, rows)
+                    .map_err(|error| state.checkpoint_failed(error))?;
                 Ok((position, checkpoint))
             })
             .await?;
@@ -391,7 +403,11 @@ impl ReplicaState {
         receiver.finish().map(drop)
     }
 
-    fn write_checkpoint(&self, position: &SnapshotMeta) -> Result<Checkpoint, kvd_storage::Error> {
+    fn write_checkpoint(
+        &self,
+        position: &SnapshotMeta,
+        rows: CutRows<'_>,
+    ) -> Result<Checkpoint, kvd_storage::Error> {
         let (applied_index, applied_term) = position
             .last_log_id
             .map_or((LogIndex(0), Term(0)), |id| (LogIndex(id.index()), Term(id.committed_leader_id().term)));
@@ -402,8 +418,7 @@ impl ReplicaState {
             applied_term,
             state_header: codec::encode_header(position.last_log_id.as_ref(), &position.last_membership),
         })?;
-        let still = self.table.hold_drains();
-        for row in still.rows() {
+        for row in rows {
             let (key, value) = row?;
             writer.append(&key, &value)?;
         }
@@ -422,6 +437,7 @@ impl ReplicaState {
 
     /// Replaces everything by a checkpoint's state.
     pub(crate) async fn install(self: &Arc<Self>, checkpoint: Checkpoint) -> io::Result<()> {
+        let _checkpointing = self.checkpointing.lock().await;
         let _cut = self.cut.lock().await;
         self.check_open()?;
         let state = Arc::clone(self);

@@ -116,6 +116,11 @@ pub trait Tree: fmt::Debug + Send + Sync {
     /// may show as before or as after.
     fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a>;
 
+    /// Whether a scan shows the rows as they were when it was begun, whatever batches change meanwhile.
+    fn scans_one_moment(&self) -> bool {
+        false
+    }
+
     /// Removes all rows. Neither atomic nor one batch: after a crash some of the rows may be left.
     ///
     /// # Errors

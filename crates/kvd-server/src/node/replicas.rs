@@ -207,6 +207,8 @@ impl Replicas {
             sleep: self.sleep.clone(),
             // A node has a replica of each shard at most.
             memory: MemoryOptions {
+                bytes_max: (self.memory.bytes_max / usize::try_from(shards.max(1)).unwrap_or(1))
+                    .max(2 * self.memory.drain_bytes),
                 at_hand_bytes_max: self.at_hand_bytes_max / u64::from(shards.max(1)),
                 ..self.memory
             },

@@ -449,6 +449,11 @@ impl Tree for FjallTree {
         }))
     }
 
+    /// A scan has a snapshot, which it keeps.
+    fn scans_one_moment(&self) -> bool {
+        true
+    }
+
     fn clear(&self) -> Result<()> {
         let mut writer = self.shared.writer.lock();
         self.shared.check()?;
