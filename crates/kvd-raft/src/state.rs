@@ -64,7 +64,7 @@ impl Default for MemoryOptions {
             drain_bytes: 16 << 20,
             drain_interval: Duration::from_millis(500),
             rows_max: 512 * 1024,
-            bytes_max: 256 << 20,
+            bytes_max: 128 << 20,
             at_hand_bytes_max: 16 << 20,
         }
     }
