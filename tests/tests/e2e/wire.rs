@@ -408,8 +408,8 @@ async fn garbage_and_half_open_connections_at_all_ports_disturb_nobody() {
     writers.progress(30).await;
     for index in 0..3 {
         check_serves(&mut kv(&cluster, index).await, "garbage").await;
-        let answer = cluster.node(index).get("/readyz").await.unwrap();
-        assert_eq!(answer.status, 200, "{answer:?}");
+        // On a busy machine a leader may just be being elected.
+        cluster.node(index).ready().await;
         let log = cluster.node(index).log();
         assert!(!log.contains("panicked"), "{log}");
     }

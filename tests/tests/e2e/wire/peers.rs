@@ -113,8 +113,8 @@ async fn check_unharmed(cluster: &Cluster, client: &Client, id: &str) {
     assert_eq!((topology.cluster_id.as_str(), topology.nodes.len()), (id, 3), "{topology:?}");
     for index in 0..3 {
         check_serves(&mut kv(cluster, index).await, "peers").await;
-        let answer = cluster.node(index).get("/readyz").await.unwrap();
-        assert_eq!(answer.status, 200, "{answer:?}");
+        // On a busy machine a leader may just be being elected.
+        cluster.node(index).ready().await;
         let log = cluster.node(index).log();
         assert!(!log.contains("panicked"), "{log}");
     }
