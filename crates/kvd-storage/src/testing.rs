@@ -46,7 +46,7 @@ fn sizes(dir: &Path) -> io::Result<BTreeMap<PathBuf, Option<u64>>> {
         if metadata.is_dir() {
             sizes.extend(self::sizes(&path)?);
         }
-        sizes.insert(path, metadata.is_file().then(|| metadata.len()));
+        sizes.insert(path, metadata.is_file().then_some(metadata.len()));
     }
     Ok(sizes)
 }
