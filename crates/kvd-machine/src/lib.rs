@@ -59,4 +59,4 @@ pub use books::Position;
 pub use error::Error;
 pub use machine::Machine;
 pub use meta::{MetaMachine, MetaState};
-pub use shard::{AsOf, LeaseView, ShardMachine, ShardReader, ShardStats};
+pub use shard::{AsOf, LeaseView, ReadAhead, ShardMachine, ShardReader, ShardStats};

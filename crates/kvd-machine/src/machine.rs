@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kvd_storage::table::Table;
 use kvd_types::{GroupId, Outcome, Proposal};
 
-use crate::{Error, MetaMachine, Position, ShardMachine};
+use crate::{Error, MetaMachine, Position, ReadAhead, ShardMachine};
 
 /// The state machine of one replica.
 #[derive(Debug)]
@@ -36,6 +36,25 @@ impl Machine {
     pub fn keep_at_hand(&mut self, bytes_max: u64) {
         match self {
             Self::Shard(machine) => machine.keep_at_hand(bytes_max),
+            Self::Meta(_) => {}
+        }
+    }
+
+    /// Which rows an entry will ask for that are not at hand. On a table that waits for the disk whoever applies entries reads
+    /// them all at once before the entry; see [`Self::read_ahead`].
+    #[must_use]
+    pub fn wanted(&self, proposal: &Proposal) -> ReadAhead {
+        match self {
+            Self::Shard(machine) => machine.wanted(proposal),
+            Self::Meta(_) => ReadAhead::default(),
+        }
+    }
+
+    /// Takes what the table has of rows that were [wanted](Self::wanted), for the next entry. Of no effect on what comes of
+    /// it, and none at all if another entry was applied since it was asked which rows are wanted.
+    pub fn read_ahead(&mut self, ahead: ReadAhead) {
+        match self {
+            Self::Shard(machine) => machine.read_ahead(ahead),
             Self::Meta(_) => {}
         }
     }

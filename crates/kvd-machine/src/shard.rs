@@ -55,6 +55,7 @@ use crate::{
     books::{Books, RowChanges, ShardRow},
 };
 
+mod ahead;
 mod expiry;
 mod feed;
 pub(crate) mod history;
@@ -69,6 +70,7 @@ mod record;
 mod sessions;
 mod write;
 
+pub use ahead::ReadAhead;
 pub use lease_view::LeaseView;
 pub use reader::{AsOf, ShardReader, ShardStats};
 
@@ -93,6 +95,8 @@ pub struct ShardMachine {
     leases: Leases,
     sessions: Sessions,
     recent: Arc<Recent>,
+    /// For the next entry.
+    ahead: ReadAhead,
     /// What readers see of the counters, as of the last entry.
     published: Arc<Mutex<ShardStats>>,
 }
@@ -122,10 +126,11 @@ impl ShardMachine {
             leases: Leases { count: row.leases, ending: row.leases_ending, digest: row.leases_digest },
             sessions,
             recent: Arc::default(),
+            ahead: ReadAhead::default(),
             published: Arc::default(),
             table,
         };
-        machine.look_for_due(&machine.pending())?;
+        machine.look_for_due(&machine.pending(ReadAhead::default()))?;
         machine.publish();
         Ok(machine)
     }
@@ -135,8 +140,21 @@ impl ShardMachine {
         self.recent = Arc::new(Recent::new(bytes_max));
     }
 
-    fn pending(&self) -> Pending {
-        Pending::new(Arc::clone(&self.table), Arc::clone(&self.recent))
+    /// Which rows an entry will ask for; see [`crate::Machine::wanted`].
+    #[must_use]
+    pub fn wanted(&self, proposal: &Proposal) -> ReadAhead {
+        let mut rows = ahead::named(proposal);
+        rows.retain(|row| self.recent.get(row).is_none());
+        ReadAhead::new(self.applied(), rows.into_iter().collect())
+    }
+
+    /// Takes what was read ahead; see [`crate::Machine::read_ahead`].
+    pub fn read_ahead(&mut self, ahead: ReadAhead) {
+        self.ahead = ahead;
+    }
+
+    fn pending(&self, ahead: ReadAhead) -> Pending {
+        Pending::new(Arc::clone(&self.table), Arc::clone(&self.recent), ahead)
     }
 
     /// Applies an entry; see [`crate::Machine::apply`].
@@ -144,12 +162,13 @@ impl ShardMachine {
     /// # Errors
     /// See [`crate::Machine::apply`].
     pub fn apply(&mut self, position: Position, proposal: &Proposal) -> Result<Vec<Outcome>, Error> {
+        let ahead = std::mem::take(&mut self.ahead).unless_applied_since(self.applied());
         self.advance(position)?;
         let clock = proposal.clock.min(CLOCK_MAX);
         self.ceiling = self.ceiling.max(proposal.ceiling.min(CLOCK_MAX));
         self.age_ms = self.age_ms.max(proposal.age_ms);
         self.sessions.pass_time(clock);
-        let mut pending = self.pending();
+        let mut pending = self.pending(ahead);
         if self.history.compact(proposal.compacted.min(self.last_revision)) {
             // Told before anything goes: whoever reads looks again when it has read.
             self.publish();

@@ -31,6 +31,7 @@ use crate::{
     clock::Clock,
     codec,
     confirm::{CommittedTold, Voters},
+    disk_reads::DiskReads,
     log_store::LogStore,
     network::{NetworkFactory, NetworkOptions},
     observe::Observer,
@@ -119,6 +120,8 @@ pub struct Parts {
     pub memory: MemoryOptions,
     /// Where it waits for the disk.
     pub blocking: Blocking,
+    /// How it reads rows that may have to be waited for: the same for all replicas of a node.
+    pub disk_reads: DiskReads,
     /// Told what it does.
     pub observer: Arc<dyn Observer>,
 }
@@ -254,12 +257,14 @@ impl Group {
             sleep,
             memory,
             blocking,
+            disk_reads,
             observer,
         } = parts;
         let opened_at = Instant::now();
         let state = {
             let log = log.clone();
-            let parts = StateParts { group, replica, table, checkpoints, memory, blocking, observer };
+            let parts =
+                StateParts { group, replica, table, checkpoints, memory, blocking, disk_reads, observer };
             let opened = blocking.run(move || Ok(open::state(parts, &log, rebuild)));
             opened.await.map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
         };

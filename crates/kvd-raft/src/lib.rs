@@ -27,6 +27,7 @@ mod calls;
 pub mod clock;
 mod codec;
 mod confirm;
+pub mod disk_reads;
 pub mod failpoints;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -23,18 +23,19 @@ use kvd_storage::{
     checkpoint::{CHUNK_BYTES_MAX, Checkpoint, CheckpointStore, Manifest},
     table::{CutRows, Table},
 };
-use kvd_types::{Error, GroupId, LogIndex, Outcome, ReplicaId, Result, Term};
+use kvd_types::{Error, GroupId, LogIndex, Outcome, Proposal, ReplicaId, Result, Term};
 use openraft::EntryPayload;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     blocking::Blocking,
     codec,
+    disk_reads::{DiskReads, Reader},
     observe::Observer,
     types::{Entry, LogId, SnapshotMeta, StoredMembership},
 };
@@ -78,6 +79,7 @@ pub(crate) struct StateParts {
     pub(crate) checkpoints: CheckpointStore,
     pub(crate) memory: MemoryOptions,
     pub(crate) blocking: Blocking,
+    pub(crate) disk_reads: DiskReads,
     pub(crate) observer: Arc<dyn Observer>,
 }
 
@@ -106,6 +108,9 @@ pub(crate) struct ReplicaState {
     cut: Arc<tokio::sync::Mutex<()>>,
     memory: MemoryOptions,
     pub(crate) blocking: Blocking,
+    disk_reads: DiskReads,
+    /// Reads that other threads make.
+    reading: TaskTracker,
     /// Rows wait in memory.
     rows_waiting: Notify,
     /// So many that they are to be drained at once.
@@ -132,7 +137,7 @@ struct Applier {
 impl ReplicaState {
     /// Takes up the state that the table holds.
     pub(crate) fn open(parts: StateParts) -> Result<Self> {
-        let StateParts { group, replica, table, checkpoints, memory, blocking, observer } = parts;
+        let StateParts { group, replica, table, checkpoints, memory, blocking, disk_reads, observer } = parts;
         let mut machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
         machine.keep_at_hand(memory.at_hand_bytes_max);
         let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
@@ -144,6 +149,8 @@ impl ReplicaState {
             checkpoints,
             memory,
             blocking,
+            disk_reads,
+            reading: TaskTracker::new(),
             observer,
             applier: Mutex::new(Applier { machine, last, membership }),
             checkpointing: Arc::default(),
@@ -221,6 +228,8 @@ impl ReplicaState {
         }
         drop(self.checkpointing.lock().await);
         drop(self.cut.lock().await);
+        self.reading.close();
+        self.reading.wait().await;
     }
 
     /// Whether what was read just now was read of a state that is still kept.
@@ -232,25 +241,60 @@ impl ReplicaState {
         if self.closed.is_cancelled() { Err(io::Error::other("the replica is closed")) } else { Ok(()) }
     }
 
-    /// Applies one entry. An error stops the replica.
-    pub(crate) fn apply(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
+    /// Reads rows: here, or, while reads wait for the disk, on another thread.
+    ///
+    /// # Errors
+    /// The replica has been closed, or the read panicked; the read's own within.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        rows: usize,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        if !self.table.reads_wait() {
+            return Ok(read());
+        }
+        if !self.disk_reads.wait() {
+            return Ok(self.disk_reads.here(rows, read));
+        }
+        let token = self.reading.token();
+        self.check_open()?;
+        let read = move || {
+            let _token = token;
+            read()
+        };
+        // Boxed, so that requests which don't come here take no memory for it.
+        Box::pin(self.disk_reads.elsewhere(Reader::Client, rows, read)).await
+    }
+
+    /// Applies one entry, having read what it will ask for. An error stops the replica. For one caller at a time.
+    pub(crate) async fn apply(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
+        let proposal = self.proposal(&entry)?;
+        if let Some(proposal) = proposal.as_ref().filter(|_| self.table.reads_wait()) {
+            let _token = self.reading.token();
+            self.check_open()?;
+            let mut ahead = self.with_machine(|machine| machine.wanted(proposal));
+            self.disk_reads.ahead(&self.table, &mut ahead).await;
+            self.applier.lock().machine.read_ahead(ahead);
+        }
+        self.apply_proposal(entry, proposal.as_ref())
+    }
+
+    fn proposal(&self, entry: &Entry) -> io::Result<Option<Proposal>> {
+        let EntryPayload::Normal(encoded) = &entry.payload else { return Ok(None) };
+        let decoded = kvd_proto::log::decode_proposal(&encoded.0);
+        decoded.map(Some).map_err(|error| {
+            self.report(Fault::Rows(error.message.clone()));
+            io::Error::other(error.message)
+        })
+    }
+
+    fn apply_proposal(&self, entry: Entry, proposal: Option<&Proposal>) -> io::Result<Vec<Outcome>> {
         let started = Instant::now();
         let id = entry.log_id;
         let position = Position { index: LogIndex(id.index()), term: Term(id.committed_leader_id().term) };
-        // Decoding needs no lock.
-        let proposal = match &entry.payload {
-            EntryPayload::Normal(encoded) => {
-                let decoded = kvd_proto::log::decode_proposal(&encoded.0);
-                Some(decoded.map_err(|error| {
-                    self.report(Fault::Rows(error.message.clone()));
-                    io::Error::other(error.message)
-                })?)
-            }
-            EntryPayload::Blank | EntryPayload::Membership(_) => None,
-        };
         let mut applier = self.applier.lock();
         self.check_open()?;
-        let outcomes = match &proposal {
+        let outcomes = match proposal {
             Some(proposal) => applier.machine.apply(position, proposal),
             None => applier.machine.skip(position).map(|()| Vec::new()),
         };
@@ -260,7 +304,7 @@ impl ReplicaState {
             applier.membership = StoredMembership::new(Some(id), membership);
         }
         let (machine, took) = (&applier.machine, started.elapsed());
-        self.observer.applied(self.group, self.replica, machine, proposal.as_ref(), took);
+        self.observer.applied(self.group, self.replica, machine, proposal, took);
         drop(applier);
         self.applied.send_replace(position.index);
         self.rows_waiting.notify_one();

@@ -36,7 +36,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let (entry, responder) = item?;
             self.0.wait_for_room().await?;
             fail::fail_point!(crate::failpoints::APPLY_BEFORE);
-            let outcomes = self.0.apply(entry)?;
+            let outcomes = self.0.apply(entry).await?;
             fail::fail_point!(crate::failpoints::APPLY_AFTER);
             if let Some(responder) = responder {
                 responder.send(Applied(outcomes));

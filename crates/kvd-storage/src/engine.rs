@@ -121,6 +121,11 @@ pub trait Tree: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether a row may have to be fetched from the disk to be read, as more are there than are kept in memory.
+    fn reads_wait(&self) -> bool {
+        false
+    }
+
     /// Removes all rows. Neither atomic nor one batch: after a crash some of the rows may be left.
     ///
     /// # Errors

@@ -225,6 +225,13 @@ impl Table {
         }
     }
 
+    /// Whether reads may wait for the disk.
+    #[must_use]
+    pub fn reads_wait(&self) -> bool {
+        let [a, b] = &self.trees;
+        a.reads_wait() || b.reads_wait()
+    }
+
     fn get_drained(&self, slot: Slot, key: &[u8]) -> Result<Option<Bytes>> {
         let stored = self.tree(slot).get(key)?;
         stored.map(|stored| self.codec.decode(slot, key, stored)).transpose()

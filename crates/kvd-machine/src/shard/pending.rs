@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 use bytes::Bytes;
 use kvd_storage::table::Table;
 
-use super::{history::Change, recent::Recent};
+use super::{ahead::ReadAhead, history::Change, recent::Recent};
 use crate::Error;
 
 /// Bytes of rows that are read at once.
@@ -16,14 +16,15 @@ const READ_BYTES_MAX: usize = 1 << 20;
 pub(super) struct Pending {
     table: Arc<Table>,
     recent: Arc<Recent>,
+    ahead: ReadAhead,
     rows: BTreeMap<Bytes, Option<Bytes>>,
     /// The changes of keys, in their order, that have no row yet.
     pub(super) changes: Vec<Change>,
 }
 
 impl Pending {
-    pub(super) const fn new(table: Arc<Table>, recent: Arc<Recent>) -> Self {
-        Self { table, recent, rows: BTreeMap::new(), changes: Vec::new() }
+    pub(super) const fn new(table: Arc<Table>, recent: Arc<Recent>, ahead: ReadAhead) -> Self {
+        Self { table, recent, ahead, rows: BTreeMap::new(), changes: Vec::new() }
     }
 
     /// Gives a row a new value, or removes it.
@@ -39,7 +40,10 @@ impl Pending {
         if let Some(known) = self.recent.get(row) {
             return Ok(Some(known));
         }
-        let found = self.table.get(row)?;
+        let found = match self.ahead.get(row) {
+            Some(read) => read.clone(),
+            None => self.table.get(row)?,
+        };
         if let Some(value) = &found {
             self.recent.found(row, value);
         }

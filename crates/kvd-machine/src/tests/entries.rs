@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use kvd_types::{
-    Command, Compare, Condition, Key, LeaseCommand, LeaseId, Lifetime, LogIndex, Proposal, Relation,
+    Command, Compare, Condition, Key, LeaseCommand, LeaseId, Lifetime, LogIndex, Outcome, Proposal, Relation,
     Revision, ShardId, Subject, Term, Txn, TxnOp, WriteOp,
 };
 use proptest::prelude::*;
 
-use super::{Entry, NOW_MS, SHARD, key, lasting, once, only_if, put};
-use crate::Position;
+use super::{Entry, NOW_MS, Replica, SHARD, key, lasting, once, only_if, put};
+use crate::{Position, rows};
 
 /// Names that are prefixes of each other.
 const NAMES: [&str; 6] = ["a", "a\0", "ab", "b", "b\u{ff}", "c"];
@@ -149,4 +149,58 @@ pub(super) fn entries() -> impl Strategy<Value = Vec<Entry>> {
         });
         entries.collect()
     })
+}
+
+proptest! {
+    /// What is read ahead counts only if it still holds: here it is of some entries, and at times comes too late.
+    #[test]
+    fn what_is_read_ahead_changes_nothing(
+        log in entries(),
+        reads in proptest::collection::vec((any::<bool>(), any::<bool>()), 60),
+    ) {
+        let [mut one, mut other] = [Replica::new(SHARD), Replica::new(SHARD)];
+        // Nothing is at hand, so that all is asked for.
+        [&mut one, &mut other].into_iter().for_each(|replica| replica.machine.keep_at_hand(0));
+        let mut kept = None;
+        for (entry, (reads, comes_late)) in log.iter().zip(reads) {
+            if let (true, Some(proposal)) = (reads, &entry.proposal) {
+                let mut ahead = one.machine.wanted(proposal);
+                for row in ahead.take_wanted() {
+                    let value = one.table.get(&row).unwrap();
+                    ahead.found(row, value);
+                }
+                if comes_late { kept = Some(ahead) } else { one.machine.read_ahead(ahead) }
+            } else if let Some(late) = kept.take() {
+                one.machine.read_ahead(late);
+            }
+            prop_assert_eq!(one.apply_entry(entry), other.apply_entry(entry));
+            prop_assert_eq!(one.machine.digest(), other.machine.digest());
+        }
+        prop_assert_eq!(one.rows(), other.rows());
+    }
+}
+
+#[test]
+fn what_is_wanted_is_what_is_asked_for() {
+    let mut replica = Replica::new(SHARD);
+    replica.machine.keep_at_hand(0);
+    let proposal = Proposal {
+        commands: ["a", "b", "a"].map(|name| once(put(name, "value"))).to_vec(),
+        ..Proposal::default()
+    };
+    assert_eq!(replica.machine.wanted(&proposal).take_wanted(), [rows::latest(b"a"), rows::latest(b"b")]);
+}
+
+#[test]
+fn what_was_read_for_an_entry_counts_for_no_later_one() {
+    let mut replica = Replica::new(SHARD);
+    replica.machine.keep_at_hand(0);
+    let put_once = || once(put("a", "value"));
+    let proposal = Proposal { commands: vec![put_once()], ..Proposal::default() };
+    let mut ahead = replica.machine.wanted(&proposal);
+    ahead.found(rows::latest(b"a"), None);
+    replica.apply(put_once());
+    replica.machine.read_ahead(ahead);
+    let Outcome::Put { version, .. } = replica.apply(put_once()) else { panic!("not put") };
+    assert_eq!(version, 2);
 }

@@ -70,6 +70,24 @@ impl Group {
         Ok(ReadPoint { applied, last_revision: self.stats().last_revision })
     }
 
+    /// Reads so many rows of the shard as this replica has applied it, wherever there is a thread that may wait for them.
+    ///
+    /// # Errors
+    /// Unavailable, if the replica has stopped, or does for what was read: the others have it.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        rows: usize,
+        read: impl FnOnce(&ShardReader) -> Result<T, kvd_machine::Error> + Send + 'static,
+    ) -> Result<T> {
+        let reader = self.reader().ok_or_else(|| Error::internal("the meta group has no keys"))?.clone();
+        let found = self.0.state.read(rows, move || read(&reader)).await;
+        let found = found.map_err(|error| self.stopped(&error))?;
+        let found = found.map_err(|error| self.read_failed(&error))?;
+        // A replica that is being closed or rebuilt must not answer from what is left.
+        self.check_open()?;
+        Ok(found)
+    }
+
     /// Waits until this replica has applied an entry of the log.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::{
     codec,
+    disk_reads::DiskReads,
     log_store::LogStore,
     state::{MemoryOptions, ReplicaState, StateParts},
     state_machine::StateMachine,
@@ -47,6 +48,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
             checkpoints,
             memory: MemoryOptions::default(),
             blocking: crate::blocking::Blocking::Pool,
+            disk_reads: DiskReads::new(crate::blocking::Blocking::Pool),
             observer: Arc::new(crate::observe::NoObserver),
         });
         let state = state.unwrap();

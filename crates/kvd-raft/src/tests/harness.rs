@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::{
     CallError, Group, HistoryOptions, Lane, MemoryOptions, OpenError, Parts, SleepOptions, Timing, Transport,
-    clock::SystemClock, pulse::Pulses,
+    clock::SystemClock, disk_reads::DiskReads, pulse::Pulses,
 };
 
 pub(super) const GROUP: GroupId = GroupId(1);
@@ -225,6 +225,7 @@ impl Node {
                 sleep: self.sleep.clone(),
                 memory: self.memory,
                 blocking: crate::blocking::Blocking::Pool,
+                disk_reads: DiskReads::new(crate::blocking::Blocking::Pool),
                 observer: Arc::new(crate::observe::NoObserver),
             },
             rebuild,

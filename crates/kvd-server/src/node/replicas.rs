@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use kvd_machine::MetaState;
 use kvd_raft::{
     Fault, Group, HistoryOptions, MemoryOptions, OpenError, Parts, SleepOptions, Timing, Transport,
-    blocking::Blocking, clock::Clock, observe::Observer, pulse::Pulses,
+    blocking::Blocking, clock::Clock, disk_reads::DiskReads, observe::Observer, pulse::Pulses,
 };
 use kvd_storage::log;
 use kvd_types::{Error, GroupId, NodeId, ReplicaId, Result, cluster::Replica};
@@ -25,6 +25,7 @@ pub(super) struct Replicas {
     transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     blocking: Blocking,
+    disk_reads: DiskReads,
     timing: Timing,
     /// The pulses of the nodes whose replicas lead.
     pulses: Pulses,
@@ -64,6 +65,7 @@ impl Replicas {
             transport,
             clock: platform.clock(),
             blocking: platform.blocking(),
+            disk_reads: DiskReads::new(platform.blocking()),
             timing,
             pulses,
             sleep,
@@ -213,6 +215,7 @@ impl Replicas {
                 ..self.memory
             },
             blocking: self.blocking,
+            disk_reads: self.disk_reads.clone(),
             observer: Arc::clone(&self.observer),
         };
         Ok((parts, rebuild))

@@ -1,7 +1,7 @@
 //! Serving a request at a replica of its shard.
 
 use futures::FutureExt as _;
-use kvd_machine::AsOf;
+use kvd_machine::{AsOf, ShardReader};
 use kvd_proto::operation::refusal;
 use kvd_raft::Group;
 use kvd_types::{
@@ -61,17 +61,15 @@ impl Node {
         match request {
             Request::Get(key, read) => {
                 self.make_recent(group, &read, deadline).await?;
-                let found = get(group, &key, &read)?;
-                group.check_open()?;
-                Ok(Response::Got(found.map(|record| (key, record))))
+                get(group, key, read).await.map(Response::Got)
             }
             Request::BatchGet(keys, read) => {
                 self.make_recent(group, &read, deadline).await?;
-                batch_get(group, keys, &read).map(Response::GotBatch)
+                batch_get(group, keys, read).await.map(Response::GotBatch)
             }
             Request::Scan(page) => {
                 self.make_recent(group, &page.read, deadline).await?;
-                scan(group, &page)
+                scan(group, page).await
             }
             Request::Changes(page) => {
                 self.changes(group, page, deadline).boxed().await.map(Response::Changes)
@@ -207,44 +205,57 @@ fn unless_refused(outcome: Outcome) -> Result<Outcome> {
 }
 
 /// A key's version, of a replica that is as recent as the read asks for.
-fn get(group: &Group, key: &Key, read: &Read) -> Result<Option<Record>> {
-    let reader = group.reader().ok_or_else(|| Error::internal("the meta group has no keys"))?;
-    match read.at {
-        None => reader.get(key).map_err(|error| group.read_failed(&error)),
-        Some(at) => known(at, reader.get_as_of(key, at).map_err(|error| group.read_failed(&error))?),
+async fn get(group: &Group, key: Key, read: Read) -> Result<Option<(Key, Record)>> {
+    let (found, key) = group.read(1, move |reader| Ok((version(reader, &key, read.at)?, key))).await?;
+    known(read.at, found).map(|found| found.map(|record| (key, record)))
+}
+
+fn version(
+    reader: &ShardReader,
+    key: &Key,
+    at: Option<Revision>,
+) -> Result<AsOf<Option<Record>>, kvd_machine::Error> {
+    match at {
+        None => reader.get(key).map(AsOf::Known),
+        Some(at) => reader.get_as_of(key, at),
     }
 }
 
-fn batch_get(group: &Group, keys: Vec<Key>, read: &Read) -> Result<Vec<Option<(Key, Record)>>> {
-    let mut bytes = 0;
-    let found = keys.into_iter().map(|key| {
-        let found = get(group, &key, read)?;
-        bytes += found.as_ref().map_or(0, |record| key.as_bytes().len() + record.value.len());
-        // Here and not when all is there: a batch may ask for a gibibyte.
-        if bytes > ANSWER_BYTES_MAX {
-            return Err(Error::invalid(format!(
-                "the batch's answer has more than {ANSWER_BYTES_MAX} bytes, the most that an answer has: ask for fewer keys"
-            )));
+async fn batch_get(group: &Group, keys: Vec<Key>, read: Read) -> Result<Vec<Option<(Key, Record)>>> {
+    let keys_count = keys.len();
+    let read_all = move |reader: &ShardReader| {
+        let mut bytes = 0;
+        let mut all = Vec::with_capacity(keys.len());
+        for key in keys {
+            let found = match known(read.at, version(reader, &key, read.at)?) {
+                Ok(found) => found,
+                Err(error) => return Ok(Err(error)),
+            };
+            bytes += found.as_ref().map_or(0, |record| key.as_bytes().len() + record.value.len());
+            // Here and not when all is there: a batch may ask for a gibibyte.
+            if bytes > ANSWER_BYTES_MAX {
+                return Ok(Err(Error::invalid(format!(
+                    "the batch's answer has more than {ANSWER_BYTES_MAX} bytes, the most that an answer has: ask for fewer keys"
+                ))));
+            }
+            all.push(found.map(|record| (key, record)));
         }
-        Ok(found.map(|record| (key, record)))
-    });
-    let found = found.collect::<Result<_>>()?;
-    group.check_open()?;
-    Ok(found)
+        Ok(Ok(all))
+    };
+    group.read(keys_count, read_all).await?
 }
 
-fn scan(group: &Group, page: &ScanPage) -> Result<Response> {
-    let reader = group.reader().ok_or_else(|| Error::internal("the meta group has no keys"))?;
-    let found = reader.page(page).map_err(|error| group.read_failed(&error))?;
-    group.check_open()?;
-    known(page.read.at.unwrap_or_default(), found).map(Response::Page)
+async fn scan(group: &Group, page: ScanPage) -> Result<Response> {
+    let at = page.read.at;
+    let found = group.read(page.limit, move |reader| reader.page(&page)).await?;
+    known(at, found).map(Response::Page)
 }
 
 /// What was read, unless it may have been forgotten.
-pub(super) fn known<T>(at: Revision, found: AsOf<T>) -> Result<T> {
+pub(super) fn known<T>(at: Option<Revision>, found: AsOf<T>) -> Result<T> {
     match found {
         AsOf::Known(found) => Ok(found),
-        AsOf::Compacted { oldest } => Err(Error::compacted(at, oldest)),
+        AsOf::Compacted { oldest } => Err(Error::compacted(at.unwrap_or_default(), oldest)),
     }
 }
 

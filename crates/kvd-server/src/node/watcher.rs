@@ -103,7 +103,7 @@ impl Node {
             applied.mark_unchanged();
             let found = reader.events(&page).map_err(|error| group.read_failed(&error))?;
             group.check_open()?;
-            let changes = known(page.after, found)?;
+            let changes = known(Some(page.after), found)?;
             if !changes.events.is_empty() || changes.more || Instant::now() >= until {
                 return Ok(changes);
             }

@@ -454,6 +454,10 @@ impl Tree for FjallTree {
         true
     }
 
+    fn reads_wait(&self) -> bool {
+        true
+    }
+
     fn clear(&self) -> Result<()> {
         let mut writer = self.shared.writer.lock();
         self.shared.check()?;
