@@ -36,12 +36,13 @@ use crate::blocking::Blocking;
 
 /// Reads that threads make at once on a node, for clients and again for entries. More give a disk nothing to gain from.
 const TURNS: usize = 32;
-/// Reads that take longer than this, on the average, wait for the disk; from memory they take a tenth of it.
-const WAIT: Duration = Duration::from_micros(100);
+/// Reads that take longer than this, on the average, wait for the disk: from memory they take a third of it, from a quick
+/// disk three times as long.
+const WAIT: Duration = Duration::from_micros(30);
 /// No read counts for more than this in the average: a thread may have been kept off its core.
 const COUNTED_MAX: Duration = Duration::from_micros(500);
 /// How many reads the average is about.
-const AVERAGED: u64 = 8;
+const AVERAGED: u64 = 32;
 /// Rows that one thread reads for an entry, at least: waking it takes as long as a read from memory.
 const ROWS_PER_THREAD_MIN: usize = 4;
 /// Threads that read for one entry.

@@ -117,14 +117,10 @@ pub trait Tree: fmt::Debug + Send + Sync {
     fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a>;
 
     /// Whether a scan shows the rows as they were when it was begun, whatever batches change meanwhile.
-    fn scans_one_moment(&self) -> bool {
-        false
-    }
+    fn scans_one_moment(&self) -> bool;
 
     /// Whether a row may have to be fetched from the disk to be read, as more are there than are kept in memory.
-    fn reads_wait(&self) -> bool {
-        false
-    }
+    fn reads_wait(&self) -> bool;
 
     /// Removes all rows. Neither atomic nor one batch: after a crash some of the rows may be left.
     ///

@@ -229,6 +229,14 @@ impl Tree for WatchedTree {
         Box::new(std::iter::from_fn(next).map(|row| row.map_err(|error| self.damage.see(error))))
     }
 
+    fn scans_one_moment(&self) -> bool {
+        self.tree.scans_one_moment()
+    }
+
+    fn reads_wait(&self) -> bool {
+        self.tree.reads_wait()
+    }
+
     fn clear(&self) -> kvd_storage::Result<()> {
         self.tree.clear().map_err(|error| self.damage.see(error))
     }
@@ -275,6 +283,14 @@ mod tests {
 
         fn scan<'a>(&'a self, _start: Bound<&[u8]>, _end: Bound<&[u8]>, _direction: Direction) -> Rows<'a> {
             Box::new(std::iter::once(Err(self.error())))
+        }
+
+        fn scans_one_moment(&self) -> bool {
+            false
+        }
+
+        fn reads_wait(&self) -> bool {
+            false
         }
 
         fn clear(&self) -> kvd_storage::Result<()> {

@@ -163,6 +163,15 @@ impl Tree for MemoryTree {
         }))
     }
 
+    fn scans_one_moment(&self) -> bool {
+        false
+    }
+
+    fn reads_wait(&self) -> bool {
+        // They don't. But so simulations run what runs on a disk.
+        true
+    }
+
     fn clear(&self) -> Result<()> {
         let mut content = self.content.write();
         for (key, value) in std::mem::take(&mut content.rows) {

@@ -291,6 +291,15 @@ impl Tree for SledTree {
         }))
     }
 
+    fn scans_one_moment(&self) -> bool {
+        false
+    }
+
+    fn reads_wait(&self) -> bool {
+        // What was touched stays in memory.
+        false
+    }
+
     fn clear(&self) -> Result<()> {
         let _writer = self.writer.lock();
         self.health.check()?;

@@ -65,6 +65,14 @@ impl Tree for FailingTree {
         self.inner.scan(start, end, direction)
     }
 
+    fn scans_one_moment(&self) -> bool {
+        self.inner.scans_one_moment()
+    }
+
+    fn reads_wait(&self) -> bool {
+        self.inner.reads_wait()
+    }
+
     fn clear(&self) -> Result<()> {
         let Err(error) = step(&self.steps_left) else { return self.inner.clear() };
         let keys = self.inner.scan(Bound::Unbounded, Bound::Unbounded, Direction::Ascending);
