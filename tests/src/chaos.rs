@@ -288,15 +288,13 @@ fn setup(options: &RunOptions, kinds: &[&Kind]) -> Result<Setup> {
         let library = library.context("missing: libfaketime.so.1\napt-get install -y faketime")?;
         preload.push(library.display().to_string());
     }
-    Ok(Setup {
-        flags: vec![
-            ("cluster-shards", SHARDS.to_owned()),
-            ("storage-log-segment-bytes", SEGMENT_BYTES.to_owned()),
-            ("storage-checkpoint-log-bytes", CHECKPOINT_LOG_BYTES.to_owned()),
-        ],
-        preload,
-        clocks_jump,
-    })
+    let mut flags = vec![
+        ("cluster-shards", SHARDS.to_owned()),
+        ("storage-log-segment-bytes", SEGMENT_BYTES.to_owned()),
+        ("storage-checkpoint-log-bytes", CHECKPOINT_LOG_BYTES.to_owned()),
+    ];
+    flags.extend(options.engine.iter().map(|engine| ("storage-engine", engine.clone())));
+    Ok(Setup { flags, preload, clocks_jump })
 }
 
 /// Rounds, until the time is over, enough power was cut, or the cluster doesn't recover. Gives their number.

@@ -10,15 +10,18 @@
 //! where they are asked for. What an entry will ask for is read before it is applied, by several of these threads at once
 //! ([`kvd_machine::ReadAhead`]). An engine that never waits says so ([`Table::reads_wait`]), and nothing of this is done.
 //!
-//! Clients' reads and those for entries have turns of their own, so that clients can't keep entries waiting. At the bound
-//! ([`TURNS`]) a read waits for its turn.
+//! Reads wait in a queue, which a few threads empty ([`THREADS_MAX`]); each goes on for as long as there are any, so that
+//! not every read has to wake one. Clients' reads and those for entries have queues of their own, so that clients can't keep
+//! entries waiting. A queue is no longer than what is asked of the node at once, which is bounded where it is asked for.
 //!
 //! # What is deliberately absent
 //! It is not known whether the next read will wait, only whether the last ones have: where memory has most of what is asked for,
 //! some reads wait in place.
 
 use std::{
-    io,
+    collections::VecDeque,
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,12 +33,13 @@ use bytes::Bytes;
 use futures::future::join_all;
 use kvd_machine::ReadAhead;
 use kvd_storage::table::Table;
-use tokio::{sync::Semaphore, time::Instant};
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::blocking::Blocking;
 
-/// Reads that threads make at once on a node, for clients and again for entries. More give a disk nothing to gain from.
-const TURNS: usize = 32;
+/// Threads that read on a node, for clients and again for entries. With more under way at once a quick disk gains little.
+const THREADS_MAX: usize = 16;
 /// Reads that take longer than this, on the average, wait for the disk: from memory they take a third of it, from a quick
 /// disk three times as long.
 const WAIT: Duration = Duration::from_micros(30);
@@ -43,12 +47,9 @@ const WAIT: Duration = Duration::from_micros(30);
 const COUNTED_MAX: Duration = Duration::from_micros(500);
 /// How many reads the average is about.
 const AVERAGED: u64 = 32;
-/// Rows that one thread reads for an entry, at least: waking it takes as long as a read from memory.
-const ROWS_PER_THREAD_MIN: usize = 4;
-/// Threads that read for one entry.
-const THREADS_PER_ENTRY_MAX: usize = 16;
-/// Bytes that each of them reads: what is left is read as the entry is applied.
-const THREAD_BYTES_MAX: usize = 1 << 20;
+/// Rows that a thread reads at a time for an entry, and bytes of them: what is left is read as the entry is applied.
+const ROWS_AT_ONCE: usize = 4;
+const BYTES_AT_ONCE: usize = 1 << 20;
 
 /// A node's reads. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -59,8 +60,18 @@ struct Inner {
     blocking: Blocking,
     /// Of the last reads, in nanoseconds.
     average_ns: AtomicU64,
-    clients: Semaphore,
-    entries: Semaphore,
+    clients: Queue,
+    entries: Queue,
+}
+
+/// Reads that wait for a thread, and how many threads there are.
+#[derive(Default)]
+struct Queue(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    reads: VecDeque<Box<dyn FnOnce() + Send>>,
+    threads: usize,
 }
 
 /// For whom is read.
@@ -77,8 +88,8 @@ impl DiskReads {
         Self(Arc::new(Inner {
             blocking,
             average_ns: AtomicU64::new(0),
-            clients: Semaphore::new(TURNS),
-            entries: Semaphore::new(TURNS),
+            clients: Queue::default(),
+            entries: Queue::default(),
         }))
     }
 
@@ -113,13 +124,28 @@ impl DiskReads {
         rows: usize,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
-        let turns = match reader {
+        let reads = self.clone();
+        if self.0.blocking == Blocking::Inline {
+            return self.0.blocking.run(move || Ok(reads.here(rows, read))).await;
+        }
+        let (answer, answered) = oneshot::channel();
+        let read = move || {
+            if answer.send(reads.here(rows, read)).is_err() {
+                tracing::trace!("a reader has gone away");
+            }
+        };
+        if self.queue(reader).push(Box::new(read)) {
+            let reads = self.clone();
+            tokio::task::spawn_blocking(move || reads.queue(reader).empty());
+        }
+        answered.await.map_err(|_dropped| io::Error::other("a read panicked, or the node stops"))
+    }
+
+    fn queue(&self, reader: Reader) -> &Queue {
+        match reader {
             Reader::Client => &self.0.clients,
             Reader::Entry => &self.0.entries,
-        };
-        let _turn = turns.acquire().await.map_err(io::Error::other)?;
-        let reads = self.clone();
-        self.0.blocking.run(move || Ok(reads.here(rows, read))).await
+        }
     }
 
     /// Reads what an entry will ask for, as far as that can be read: what can't be fails again when it is applied, where it
@@ -133,8 +159,7 @@ impl DiskReads {
             }
         }
         let rest: Vec<Bytes> = rows.collect();
-        let per_thread = rest.len().div_ceil(THREADS_PER_ENTRY_MAX).max(ROWS_PER_THREAD_MIN);
-        let read = rest.chunks(per_thread).map(|rows| {
+        let read = rest.chunks(ROWS_AT_ONCE).map(|rows| {
             let (table, rows) = (Arc::clone(table), rows.to_vec());
             self.elsewhere(Reader::Entry, rows.len(), move || read_all(&table, rows))
         });
@@ -144,12 +169,47 @@ impl DiskReads {
     }
 }
 
+impl Queue {
+    /// Whether a thread is to be begun for it.
+    fn push(&self, read: Box<dyn FnOnce() + Send>) -> bool {
+        let mut waiting = self.0.lock();
+        waiting.reads.push_back(read);
+        let begins = waiting.threads < THREADS_MAX;
+        waiting.threads += usize::from(begins);
+        begins
+    }
+
+    /// Makes reads until there are none: the work of a thread.
+    fn empty(&self) {
+        while let Some(read) = self.next() {
+            // Whoever waits for one that panics is told, for its answer is dropped; the others are made all the same.
+            drop(catch_unwind(AssertUnwindSafe(read)));
+        }
+    }
+
+    /// The next one; the thread ends with the last, and is not counted any more.
+    fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut waiting = self.0.lock();
+        let next = waiting.reads.pop_front();
+        waiting.threads -= usize::from(next.is_none());
+        next
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = self.0.lock();
+        let (reads, threads) = (waiting.reads.len(), waiting.threads);
+        f.debug_struct("Queue").field("reads", &reads).field("threads", &threads).finish()
+    }
+}
+
 /// What a table has of rows, up to a bound of bytes.
 fn read_all(table: &Table, rows: Vec<Bytes>) -> Vec<(Bytes, Option<Bytes>)> {
     let mut bytes = 0;
     let mut found = Vec::with_capacity(rows.len());
     for row in rows {
-        if bytes > THREAD_BYTES_MAX {
+        if bytes > BYTES_AT_ONCE {
             break;
         }
         if let Ok(value) = table.get(&row) {
@@ -214,6 +274,49 @@ mod tests {
         machine.apply(position, &proposal).unwrap();
         let ahead = machine.wanted(&proposal);
         (table, ahead)
+    }
+
+    #[tokio::test]
+    async fn a_read_that_panics_fails_alone() {
+        let reads = DiskReads::new(Blocking::Pool);
+        let read = |number: usize| reads.elsewhere(Reader::Client, 1, move || assert_ne!(number % 3, 0));
+        let made = join_all((0..100).map(read)).await;
+        assert!(made.iter().enumerate().all(|(number, made)| made.is_err() == (number % 3 == 0)));
+        reads.elsewhere(Reader::Client, 1, || ()).await.unwrap();
+        // The last thread says so a moment after its last answer.
+        while reads.0.clients.0.lock().threads > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn many_reads_are_under_way_at_once() {
+        let reads = DiskReads::new(Blocking::Pool);
+        // Each waits for all others.
+        let all = Arc::new(std::sync::Barrier::new(THREADS_MAX));
+        let read = |_| {
+            let all = Arc::clone(&all);
+            reads.elsewhere(Reader::Client, 1, move || all.wait().is_leader())
+        };
+        let leads = join_all((0..THREADS_MAX).map(read)).await;
+        assert_eq!(leads.into_iter().filter(|leads| matches!(leads, Ok(true))).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn no_more_threads_read_than_may() {
+        let reads = DiskReads::new(Blocking::Pool);
+        let (now, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let read = |_| {
+            let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+            reads.elsewhere(Reader::Entry, 1, move || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(1));
+                now.fetch_sub(1, Ordering::SeqCst);
+            })
+        };
+        assert!(join_all((0..200).map(read)).await.iter().all(Result::is_ok));
+        let most = usize::try_from(most.load(Ordering::SeqCst)).unwrap();
+        assert!(most <= THREADS_MAX, "{most}");
     }
 
     #[tokio::test]

@@ -8,10 +8,7 @@
 //!   that carries its own place in the log;
 //! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. While a checkpoint
 //!   holds it the engine's rows stand still and writes go on in memory, up to
-//!   [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that, applying waits. A checkpoint gives it back
-//!   at once if the engine's scans show one moment: the larger the state, the longer it would hold it.
-//!
-//! Before the cut lock, whoever writes or installs a checkpoint takes another, so that there is one of these at a time.
+//!   [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that, applying waits.
 //!
 //! A fault in the rows (a checksum that fails) is reported once and for good: whoever opened the group stops it and
 //! rebuilds it from checkpoint and log. It is never served.
@@ -21,7 +18,7 @@ use std::{io, sync::Arc, time::Duration};
 use kvd_machine::{Machine, Position};
 use kvd_storage::{
     checkpoint::{CHUNK_BYTES_MAX, Checkpoint, CheckpointStore, Manifest},
-    table::{CutRows, Table},
+    table::Table,
 };
 use kvd_types::{Error, GroupId, LogIndex, Outcome, Proposal, ReplicaId, Result, Term};
 use openraft::EntryPayload;
@@ -102,8 +99,6 @@ pub(crate) struct ReplicaState {
     pub(crate) table: Arc<Table>,
     pub(crate) checkpoints: CheckpointStore,
     applier: Mutex<Applier>,
-    /// Held by whoever writes or installs a checkpoint; taken before `cut`.
-    checkpointing: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever moves rows out of memory.
     cut: Arc<tokio::sync::Mutex<()>>,
     memory: MemoryOptions,
@@ -153,7 +148,6 @@ impl ReplicaState {
             reading: TaskTracker::new(),
             observer,
             applier: Mutex::new(Applier { machine, last, membership }),
-            checkpointing: Arc::default(),
             cut: Arc::default(),
             rows_waiting: Notify::new(),
             much_waits: Notify::new(),
@@ -226,7 +220,6 @@ impl ReplicaState {
             let _applier = self.applier.lock();
             self.closed.cancel();
         }
-        drop(self.checkpointing.lock().await);
         drop(self.cut.lock().await);
         self.reading.close();
         self.reading.wait().await;
@@ -407,24 +400,21 @@ impl ReplicaState {
 
     /// Writes a checkpoint of what is applied now. Applying goes on meanwhile.
     pub(crate) async fn take_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
-        let checkpointing = Arc::clone(&self.checkpointing).lock_owned().await;
         let cut = Arc::clone(&self.cut).lock_owned().await;
         self.check_open()?;
         let state = Arc::clone(self);
         let taken = self
             .blocking
             .run(move || {
-                let _checkpointing = checkpointing;
+                // Given back by the thread: it goes on if nobody waits for it any more.
+                let _cut = cut;
                 let broken = |error: kvd_storage::Error| state.broken(&error.into());
                 // A generation left frozen by a drain that was cancelled would hold back the cut that is wanted.
                 state.table.drain().map_err(broken)?;
                 let (_, position) = state.freeze();
                 state.table.drain().map_err(broken)?;
-                let rows = state.table.hold_drains().into_rows();
-                let _cut = rows.holds_drains().then_some(cut);
-                let checkpoint = state
-                    .write_checkpoint(&position, rows)
-                    .map_err(|error| state.checkpoint_failed(error))?;
+                let checkpoint =
+                    state.write_checkpoint(&position).map_err(|error| state.checkpoint_failed(error))?;
                 Ok((position, checkpoint))
             })
             .await?;
@@ -447,11 +437,7 @@ impl ReplicaState {
         receiver.finish().map(drop)
     }
 
-    fn write_checkpoint(
-        &self,
-        position: &SnapshotMeta,
-        rows: CutRows<'_>,
-    ) -> Result<Checkpoint, kvd_storage::Error> {
+    fn write_checkpoint(&self, position: &SnapshotMeta) -> Result<Checkpoint, kvd_storage::Error> {
         let (applied_index, applied_term) = position
             .last_log_id
             .map_or((LogIndex(0), Term(0)), |id| (LogIndex(id.index()), Term(id.committed_leader_id().term)));
@@ -462,7 +448,8 @@ impl ReplicaState {
             applied_term,
             state_header: codec::encode_header(position.last_log_id.as_ref(), &position.last_membership),
         })?;
-        for row in rows {
+        let still = self.table.hold_drains();
+        for row in still.rows() {
             let (key, value) = row?;
             writer.append(&key, &value)?;
         }
@@ -481,7 +468,6 @@ impl ReplicaState {
 
     /// Replaces everything by a checkpoint's state.
     pub(crate) async fn install(self: &Arc<Self>, checkpoint: Checkpoint) -> io::Result<()> {
-        let _checkpointing = self.checkpointing.lock().await;
         let _cut = self.cut.lock().await;
         self.check_open()?;
         let state = Arc::clone(self);

@@ -116,9 +116,6 @@ pub trait Tree: fmt::Debug + Send + Sync {
     /// may show as before or as after.
     fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a>;
 
-    /// Whether a scan shows the rows as they were when it was begun, whatever batches change meanwhile.
-    fn scans_one_moment(&self) -> bool;
-
     /// Whether a row may have to be fetched from the disk to be read, as more are there than are kept in memory.
     fn reads_wait(&self) -> bool;
 

@@ -31,14 +31,14 @@
 //! Keys have no meaning here. Durability is not promised: a row is durable with the engine's next flush, and until then
 //! the log has it. No threads: callers drain and flush on their own.
 
-use std::{collections::BTreeMap, fmt, ops::Bound, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 use kvd_types::ReplicaId;
 use parking_lot::RwLock;
 
 use crate::{
-    engine::{Batch, Direction, Engine, Row, Rows, Tree},
+    engine::{Batch, Direction, Engine, Rows, Tree},
     error::Result,
 };
 
@@ -96,19 +96,13 @@ enum Slot {
     B,
 }
 
-/// The rows of a drained cut, ascending, each verified: see [`DrainHold::into_rows`].
-pub struct CutRows<'a> {
-    rows: Rows<'a>,
-    hold: Option<gate::Hold<'a>>,
-}
-
 /// While it lives, no drain and no installation changes the engine's tree: reading through it gives the cut that was
 /// drained last, while writes go on into memory.
 #[derive(Debug)]
 pub struct DrainHold<'a> {
     table: &'a Table,
     slot: Slot,
-    hold: gate::Hold<'a>,
+    _hold: gate::Hold<'a>,
 }
 
 impl Slot {
@@ -307,7 +301,7 @@ impl Table {
     pub fn hold_drains(&self) -> DrainHold<'_> {
         let hold = self.gate.hold();
         let slot = self.state.read().slot;
-        DrainHold { table: self, slot, hold }
+        DrainHold { table: self, slot, _hold: hold }
     }
 
     fn drained(&self, slot: Slot, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'_> {
@@ -320,7 +314,7 @@ impl Table {
     }
 }
 
-impl<'a> DrainHold<'a> {
+impl DrainHold<'_> {
     /// The value of a key in the drained cut.
     ///
     /// # Errors
@@ -332,36 +326,5 @@ impl<'a> DrainHold<'a> {
     /// All rows of the drained cut, ascending, each verified.
     pub fn rows(&self) -> Rows<'_> {
         self.table.drained(self.slot, Bound::Unbounded, Bound::Unbounded, Direction::Ascending)
-    }
-
-    /// The same rows, for which drains are held only if the engine needs it.
-    #[must_use]
-    pub fn into_rows(self) -> CutRows<'a> {
-        let Self { table, slot, hold } = self;
-        let rows = table.drained(slot, Bound::Unbounded, Bound::Unbounded, Direction::Ascending);
-        let hold = (!table.tree(slot).scans_one_moment()).then_some(hold);
-        CutRows { rows, hold }
-    }
-}
-
-impl CutRows<'_> {
-    /// Whether drains wait for as long as it lives.
-    #[must_use]
-    pub const fn holds_drains(&self) -> bool {
-        self.hold.is_some()
-    }
-}
-
-impl Iterator for CutRows<'_> {
-    type Item = Result<Row>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.rows.next()
-    }
-}
-
-impl fmt::Debug for CutRows<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CutRows").field("holds_drains", &self.holds_drains()).finish_non_exhaustive()
     }
 }

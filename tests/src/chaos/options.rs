@@ -42,6 +42,9 @@ pub(crate) struct RunOptions {
     /// Nodes of the cluster: 3 to 9.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=9))]
     pub(crate) nodes: u8,
+    /// The engine of all nodes, as the setting `storage.engine` names it; the default one, if not given.
+    #[arg(long, value_name = "ENGINE")]
+    pub(crate) engine: Option<String>,
     /// A fixed mix of about two and a half minutes.
     #[arg(long, conflicts_with_all = ["seconds", "faults", "power_cuts"])]
     pub(crate) short: bool,
@@ -81,6 +84,9 @@ impl RunOptions {
         }
         if let Some(library) = &self.preload {
             command.push_str(&format!(" --preload {library}"));
+        }
+        if let Some(engine) = &self.engine {
+            command.push_str(&format!(" --engine {engine}"));
         }
         if self.nodes != 5 {
             command.push_str(&format!(" --nodes {}", self.nodes));

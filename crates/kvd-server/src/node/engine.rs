@@ -229,10 +229,6 @@ impl Tree for WatchedTree {
         Box::new(std::iter::from_fn(next).map(|row| row.map_err(|error| self.damage.see(error))))
     }
 
-    fn scans_one_moment(&self) -> bool {
-        self.tree.scans_one_moment()
-    }
-
     fn reads_wait(&self) -> bool {
         self.tree.reads_wait()
     }
@@ -283,10 +279,6 @@ mod tests {
 
         fn scan<'a>(&'a self, _start: Bound<&[u8]>, _end: Bound<&[u8]>, _direction: Direction) -> Rows<'a> {
             Box::new(std::iter::once(Err(self.error())))
-        }
-
-        fn scans_one_moment(&self) -> bool {
-            false
         }
 
         fn reads_wait(&self) -> bool {
@@ -356,6 +348,16 @@ mod tests {
             assert!(!had_one, "all rows are rebuilt");
             assert!(damage.what().is_none() && dir.path().join("state.damaged").join(NOTE).exists());
             assert!(with_a_row(kind, &state).2 && !state.join(NOTE).exists());
+        }
+    }
+
+    #[test]
+    fn what_an_engine_says_of_itself_is_passed_on() {
+        for (kind, is_larger_than_memory) in [(config::Engine::Sled, false), (config::Engine::Fjall, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (engine, _, _) = with_a_row(kind, &dir.path().join("state"));
+            let tree = engine.tree("t").unwrap();
+            assert_eq!(tree.reads_wait(), is_larger_than_memory);
         }
     }
 

@@ -449,11 +449,6 @@ impl Tree for FjallTree {
         }))
     }
 
-    /// A scan has a snapshot, which it keeps.
-    fn scans_one_moment(&self) -> bool {
-        true
-    }
-
     fn reads_wait(&self) -> bool {
         true
     }

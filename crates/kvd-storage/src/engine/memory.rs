@@ -163,10 +163,6 @@ impl Tree for MemoryTree {
         }))
     }
 
-    fn scans_one_moment(&self) -> bool {
-        false
-    }
-
     fn reads_wait(&self) -> bool {
         // They don't. But so simulations run what runs on a disk.
         true

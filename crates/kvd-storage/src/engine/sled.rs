@@ -291,10 +291,6 @@ impl Tree for SledTree {
         }))
     }
 
-    fn scans_one_moment(&self) -> bool {
-        false
-    }
-
     fn reads_wait(&self) -> bool {
         // What was touched stays in memory.
         false

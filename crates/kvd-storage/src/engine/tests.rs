@@ -116,39 +116,6 @@ fn the_last_change_of_a_key_counts() {
 }
 
 #[test]
-fn a_scan_shows_one_moment_where_it_is_said_to() {
-    let name = |number: u32| Bytes::from(format!("{number:05}"));
-    let mut claims = Vec::new();
-    for Fixture { engine, _dir } in fixtures() {
-        let tree = engine.tree("t").unwrap();
-        claims.push(tree.scans_one_moment());
-        if !tree.scans_one_moment() {
-            continue;
-        }
-        let mut first = Batch::default();
-        (0..5_000).for_each(|number| first.put(name(number), bytes("before")));
-        tree.apply(first).unwrap();
-        for direction in [Direction::Ascending, Direction::Descending] {
-            let before = all(tree.as_ref());
-            let mut rows = tree.scan(Bound::Unbounded, Bound::Unbounded, direction);
-            let mut seen = Model::from([rows.next().unwrap().unwrap()]);
-            let mut change = Batch::default();
-            (0..5_000).step_by(3).for_each(|number| change.delete(name(number)));
-            (1..5_000).step_by(3).for_each(|number| change.put(name(number), bytes("after")));
-            (5_000..6_000).for_each(|number| change.put(name(number), bytes("new")));
-            tree.apply(change).unwrap();
-            engine.flush().unwrap();
-            if direction == Direction::Descending {
-                tree.clear().unwrap();
-            }
-            seen.extend(rows.map(Result::unwrap));
-            assert_eq!(seen, before, "{engine:?}");
-        }
-    }
-    assert_eq!(claims, [false, false, true]);
-}
-
-#[test]
 fn scans_keep_to_their_bounds() {
     use Bound::{Excluded, Included, Unbounded};
     for Fixture { engine, _dir } in fixtures() {

@@ -311,22 +311,3 @@ fn a_hold_shows_the_drained_cut_while_writes_go_on() {
     let hold = table.hold_drains();
     assert_eq!(hold.get(b"applied").unwrap(), Some(bytes("2")));
 }
-
-#[test]
-fn rows_of_a_cut_hold_drains_only_where_the_engine_needs_it() {
-    let memory: Box<dyn Crashable> = Box::new(Arc::new(MemoryEngine::new()));
-    for engine in [memory, Box::new(OnDisk::sled()), Box::new(OnDisk::fjall())] {
-        let table = open(engine.engine());
-        table.write([put("a", "1"), put("b", "1")]);
-        drain_all(&table);
-        let rows = table.hold_drains().into_rows();
-        let scans_one_moment = engine.engine().tree("any").unwrap().scans_one_moment();
-        assert_eq!(rows.holds_drains(), !scans_one_moment);
-        if scans_one_moment {
-            table.write([put("a", "2"), (bytes("b"), None), put("c", "2")]);
-            drain_all(&table);
-        }
-        let cut = rows.collect::<Result<Model, Error>>().unwrap();
-        assert_eq!(cut, Model::from([(bytes("a"), bytes("1")), (bytes("b"), bytes("1"))]));
-    }
-}

@@ -65,10 +65,6 @@ impl Tree for FailingTree {
         self.inner.scan(start, end, direction)
     }
 
-    fn scans_one_moment(&self) -> bool {
-        self.inner.scans_one_moment()
-    }
-
     fn reads_wait(&self) -> bool {
         self.inner.reads_wait()
     }

@@ -108,10 +108,6 @@ impl Tree for HookedTree {
         }))
     }
 
-    fn scans_one_moment(&self) -> bool {
-        self.inner.scans_one_moment()
-    }
-
     fn reads_wait(&self) -> bool {
         self.inner.reads_wait()
     }
