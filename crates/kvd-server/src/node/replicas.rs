@@ -17,7 +17,10 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::disk::NodeDisk;
-use crate::{config::Config, platform::Platform};
+use crate::{
+    config::{Config, Engine},
+    platform::Platform,
+};
 
 /// The replicas of a node.
 pub(super) struct Replicas {
@@ -43,6 +46,20 @@ struct Open {
     groups: BTreeMap<GroupId, Group>,
     /// Replicas that can't be rebuilt here, with the reason.
     lost: BTreeMap<ReplicaId, (GroupId, String)>,
+}
+
+/// How many rows may wait in memory. With an engine for a state larger than memory no more than its cache has room for, so
+/// that this one number says how much memory a node takes.
+fn memory_of(config: &Config) -> MemoryOptions {
+    let usual = MemoryOptions::default();
+    match config.storage.engine {
+        Engine::Sled | Engine::Memory => usual,
+        Engine::Fjall => MemoryOptions {
+            drain_bytes: usual.drain_bytes / 2,
+            bytes_max: usize::try_from(config.storage.cache_bytes).unwrap_or(usize::MAX),
+            ..usual
+        },
+    }
 }
 
 impl Replicas {
@@ -72,7 +89,7 @@ impl Replicas {
             memory: MemoryOptions {
                 drain_rows: usize::try_from(config.storage.drain_rows).unwrap_or(usize::MAX),
                 drain_interval: config.storage.drain_interval(),
-                ..MemoryOptions::default()
+                ..memory_of(config)
             },
             at_hand_bytes_max: config.storage.at_hand_bytes,
             observer,
