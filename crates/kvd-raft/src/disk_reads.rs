@@ -24,7 +24,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,7 @@ use kvd_machine::ReadAhead;
 use kvd_storage::table::Table;
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
+use tokio_util::task::TaskTracker;
 
 use crate::blocking::Blocking;
 
@@ -47,9 +48,10 @@ const WAIT: Duration = Duration::from_micros(30);
 const COUNTED_MAX: Duration = Duration::from_micros(500);
 /// How many reads the average is about.
 const AVERAGED: u64 = 32;
-/// Rows that a thread reads at a time for an entry, and bytes of them: what is left is read as the entry is applied.
+/// Rows that a thread reads at a time for an entry.
 const ROWS_AT_ONCE: usize = 4;
-const BYTES_AT_ONCE: usize = 1 << 20;
+/// Bytes that are read ahead for an entry; each thread may go beyond them by a row. What is left is read as it is applied.
+const AHEAD_BYTES_MAX: usize = 16 << 20;
 
 /// A node's reads. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -149,19 +151,25 @@ impl DiskReads {
     }
 
     /// Reads what an entry will ask for, as far as that can be read: what can't be fails again when it is applied, where it
-    /// counts.
-    pub(crate) async fn ahead(&self, table: &Arc<Table>, ahead: &mut ReadAhead) {
+    /// counts. Whoever closes the table waits for `reading`.
+    pub(crate) async fn ahead(&self, table: &Arc<Table>, reading: &TaskTracker, ahead: &mut ReadAhead) {
+        let room = Arc::new(Room::default());
         let mut rows = ahead.take_wanted().into_iter();
-        while !self.wait() {
+        while !self.wait() && room.is_left() {
             let Some(row) = rows.next() else { return };
             if let Ok(value) = self.here(1, || table.get(&row)) {
+                room.take(value.as_ref());
                 ahead.found(row, value);
             }
         }
         let rest: Vec<Bytes> = rows.collect();
         let read = rest.chunks(ROWS_AT_ONCE).map(|rows| {
-            let (table, rows) = (Arc::clone(table), rows.to_vec());
-            self.elsewhere(Reader::Entry, rows.len(), move || read_all(&table, rows))
+            let (table, rows, room) = (Arc::clone(table), rows.to_vec(), Arc::clone(&room));
+            let token = reading.token();
+            self.elsewhere(Reader::Entry, rows.len(), move || {
+                let _token = token;
+                read_all(&table, rows, &room)
+            })
         });
         for (row, value) in join_all(read).await.into_iter().flatten().flatten() {
             ahead.found(row, value);
@@ -204,16 +212,29 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// What a table has of rows, up to a bound of bytes.
-fn read_all(table: &Table, rows: Vec<Bytes>) -> Vec<(Bytes, Option<Bytes>)> {
-    let mut bytes = 0;
+/// How much may still be read ahead for an entry.
+#[derive(Default)]
+struct Room(AtomicUsize);
+
+impl Room {
+    fn is_left(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < AHEAD_BYTES_MAX
+    }
+
+    fn take(&self, value: Option<&Bytes>) {
+        self.0.fetch_add(value.map_or(0, Bytes::len), Ordering::Relaxed);
+    }
+}
+
+/// What a table has of rows, while there is room.
+fn read_all(table: &Table, rows: Vec<Bytes>, room: &Room) -> Vec<(Bytes, Option<Bytes>)> {
     let mut found = Vec::with_capacity(rows.len());
     for row in rows {
-        if bytes > BYTES_AT_ONCE {
+        if !room.is_left() {
             break;
         }
         if let Ok(value) = table.get(&row) {
-            bytes += value.as_ref().map_or(0, Bytes::len);
+            room.take(value.as_ref());
             found.push((row, value));
         }
     }
@@ -256,14 +277,13 @@ mod tests {
     }
 
     /// A shard with this many keys, and what an entry wants that writes them all.
-    fn wanted(keys: u64) -> (Arc<Table>, ReadAhead) {
+    fn wanted(keys: u64, value: &Bytes) -> (Arc<Table>, ReadAhead) {
         let table = Arc::new(Table::open(Arc::new(MemoryEngine::new()), ReplicaId(1)).unwrap());
         let mut machine = Machine::open(GroupId(7), Arc::clone(&table)).unwrap();
         machine.keep_at_hand(0);
         let put = |key: u64| {
             let key = Key::new(key.to_be_bytes().to_vec()).unwrap();
-            let (value, lifetime, condition) =
-                (Bytes::from_static(b"v"), Lifetime::Forever, Condition::Always);
+            let (value, lifetime, condition) = (value.clone(), Lifetime::Forever, Condition::Always);
             Command::Write(Write {
                 op: WriteOp::Put { key, value, lifetime, condition, want_previous: false },
                 session: None,
@@ -274,6 +294,24 @@ mod tests {
         machine.apply(position, &proposal).unwrap();
         let ahead = machine.wanted(&proposal);
         (table, ahead)
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_ahead_than_there_is_room_for() {
+        let value = Bytes::from(vec![7; 1 << 20]);
+        for waits in [false, true] {
+            let (table, mut ahead) = wanted(64, &value);
+            let reads = DiskReads::new(Blocking::Pool);
+            if waits {
+                (0..8).for_each(|_| reads.note(Duration::from_millis(1)));
+            }
+            reads.ahead(&table, &TaskTracker::new(), &mut ahead).await;
+            let (start, end) = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+            let rows = table.scan(start, end, 1000, 1 << 30).unwrap();
+            let found = rows.iter().filter(|(row, value)| ahead.is_found(row, value)).count();
+            let at_least = AHEAD_BYTES_MAX >> 20;
+            assert!((at_least - 1..=at_least + THREADS_MAX).contains(&found), "{found}, {waits}");
+        }
     }
 
     #[tokio::test]
@@ -322,12 +360,12 @@ mod tests {
     #[tokio::test]
     async fn all_that_is_wanted_is_read_by_one_thread_or_by_many() {
         for (keys, waits) in [(1, true), (5, true), (300, true), (300, false), (0, true)] {
-            let (table, mut ahead) = wanted(keys);
+            let (table, mut ahead) = wanted(keys, &Bytes::from_static(b"v"));
             let reads = DiskReads::new(Blocking::Pool);
             if waits {
                 (0..8).for_each(|_| reads.note(Duration::from_millis(1)));
             }
-            reads.ahead(&table, &mut ahead).await;
+            reads.ahead(&table, &TaskTracker::new(), &mut ahead).await;
             assert!(ahead.take_wanted().is_empty());
             let rows =
                 table.scan(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded, 1000, 1 << 20).unwrap();

@@ -263,10 +263,10 @@ impl ReplicaState {
     pub(crate) async fn apply(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
         let proposal = self.proposal(&entry)?;
         if let Some(proposal) = proposal.as_ref().filter(|_| self.table.reads_wait()) {
+            let mut ahead = self.with_machine(|machine| machine.wanted(proposal));
             let _token = self.reading.token();
             self.check_open()?;
-            let mut ahead = self.with_machine(|machine| machine.wanted(proposal));
-            self.disk_reads.ahead(&self.table, &mut ahead).await;
+            self.disk_reads.ahead(&self.table, &self.reading, &mut ahead).await;
             self.applier.lock().machine.read_ahead(ahead);
         }
         self.apply_proposal(entry, proposal.as_ref())
