@@ -10,18 +10,17 @@
 //! where they are asked for. What an entry will ask for is read before it is applied, by several of these threads at once
 //! ([`kvd_machine::ReadAhead`]). An engine that never waits says so ([`Table::reads_wait`]), and nothing of this is done.
 //!
-//! Reads wait in a queue, which a few threads empty ([`THREADS_MAX`]); each goes on for as long as there are any, so that
-//! not every read has to wake one. Clients' reads and those for entries have queues of their own, so that clients can't keep
-//! entries waiting. A queue is no longer than what is asked of the node at once, which is bounded where it is asked for.
+//! The threads are those of a runtime that does nothing else, at most [`THREADS_MAX`] of them: in the runtime that serves
+//! requests there would be one for each read, with memory of its own. Clients' reads and those for entries have threads of
+//! their own, so that clients can't keep entries waiting. At the bound a read waits for a thread; no more wait than are asked
+//! of the node at once, which is bounded where they are asked for.
 //!
 //! # What is deliberately absent
 //! It is not known whether the next read will wait, only whether the last ones have: where memory has most of what is asked for,
 //! some reads wait in place.
 
 use std::{
-    collections::VecDeque,
-    fmt, io,
-    panic::{AssertUnwindSafe, catch_unwind},
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -33,8 +32,10 @@ use bytes::Bytes;
 use futures::future::join_all;
 use kvd_machine::ReadAhead;
 use kvd_storage::table::Table;
-use parking_lot::Mutex;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::blocking::Blocking;
@@ -59,22 +60,26 @@ pub struct DiskReads(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    blocking: Blocking,
-    /// Of the last reads, in nanoseconds.
+    pace: Arc<Pace>,
+    /// None in a simulation, which has one thread.
+    threads: Option<Threads>,
+}
+
+/// How long the last reads took.
+#[derive(Debug, Default)]
+struct Pace {
     average_ns: AtomicU64,
-    clients: Queue,
-    entries: Queue,
 }
 
-/// Reads that wait for a thread, and how many threads there are.
-#[derive(Default)]
-struct Queue(Mutex<Waiting>);
-
-#[derive(Default)]
-struct Waiting {
-    reads: VecDeque<Box<dyn FnOnce() + Send>>,
-    threads: usize,
+#[derive(Debug)]
+struct Threads {
+    clients: Pool,
+    entries: Pool,
 }
+
+/// A runtime that has only threads for work that waits; none once it is dropped.
+#[derive(Debug)]
+struct Pool(Option<Runtime>);
 
 /// For whom is read.
 #[derive(Clone, Copy, Debug)]
@@ -85,68 +90,42 @@ pub(crate) enum Reader {
 
 impl DiskReads {
     /// Those of a node that has read nothing yet.
-    #[must_use]
-    pub fn new(blocking: Blocking) -> Self {
-        Self(Arc::new(Inner {
-            blocking,
-            average_ns: AtomicU64::new(0),
-            clients: Queue::default(),
-            entries: Queue::default(),
-        }))
+    ///
+    /// # Errors
+    /// The system's, if there can be no threads.
+    pub fn new(blocking: Blocking) -> io::Result<Self> {
+        let threads = match blocking {
+            Blocking::Pool => Some(Threads { clients: Pool::new()?, entries: Pool::new()? }),
+            Blocking::Inline => None,
+        };
+        Ok(Self(Arc::new(Inner { pace: Arc::default(), threads })))
     }
 
     /// Whether reads have lately waited for the disk.
     pub(crate) fn wait(&self) -> bool {
-        u128::from(self.0.average_ns.load(Ordering::Relaxed)) > WAIT.as_nanos()
+        self.0.pace.is_slow()
     }
 
-    /// Makes a read of so many rows here, and notes how long it took.
+    /// Makes a read of so many rows here.
     pub(crate) fn here<T>(&self, rows: usize, read: impl FnOnce() -> T) -> T {
-        let started = Instant::now();
-        let found = read();
-        self.note(started.elapsed() / u32::try_from(rows.max(1)).unwrap_or(u32::MAX));
-        found
-    }
-
-    fn note(&self, took: Duration) {
-        let took = u64::try_from(took.min(COUNTED_MAX).as_nanos()).unwrap_or(u64::MAX);
-        // Two that are noted at the same time may count as one.
-        let average = self.0.average_ns.load(Ordering::Relaxed);
-        let average = average - average / AVERAGED + took / AVERAGED;
-        self.0.average_ns.store(average, Ordering::Relaxed);
+        self.0.pace.measured(rows, read)
     }
 
     /// Has another thread make it, in its turn.
     ///
     /// # Errors
-    /// The read panicked, or the runtime is going down.
+    /// The read panicked, or the node is going down.
     pub(crate) async fn elsewhere<T: Send + 'static>(
         &self,
         reader: Reader,
         rows: usize,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
-        let reads = self.clone();
-        if self.0.blocking == Blocking::Inline {
-            return self.0.blocking.run(move || Ok(reads.here(rows, read))).await;
-        }
-        let (answer, answered) = oneshot::channel();
-        let read = move || {
-            if answer.send(reads.here(rows, read)).is_err() {
-                tracing::trace!("a reader has gone away");
-            }
-        };
-        if self.queue(reader).push(Box::new(read)) {
-            let reads = self.clone();
-            tokio::task::spawn_blocking(move || reads.queue(reader).empty());
-        }
-        answered.await.map_err(|_dropped| io::Error::other("a read panicked, or the node stops"))
-    }
-
-    fn queue(&self, reader: Reader) -> &Queue {
-        match reader {
-            Reader::Client => &self.0.clients,
-            Reader::Entry => &self.0.entries,
+        let pace = Arc::clone(&self.0.pace);
+        let read = move || pace.measured(rows, read);
+        match &self.0.threads {
+            None => Blocking::Inline.run(|| Ok(read())).await,
+            Some(threads) => threads.of(reader).run(read).await,
         }
     }
 
@@ -177,38 +156,55 @@ impl DiskReads {
     }
 }
 
-impl Queue {
-    /// Whether a thread is to be begun for it.
-    fn push(&self, read: Box<dyn FnOnce() + Send>) -> bool {
-        let mut waiting = self.0.lock();
-        waiting.reads.push_back(read);
-        let begins = waiting.threads < THREADS_MAX;
-        waiting.threads += usize::from(begins);
-        begins
+impl Pace {
+    fn is_slow(&self) -> bool {
+        u128::from(self.average_ns.load(Ordering::Relaxed)) > WAIT.as_nanos()
     }
 
-    /// Makes reads until there are none: the work of a thread.
-    fn empty(&self) {
-        while let Some(read) = self.next() {
-            // Whoever waits for one that panics is told, for its answer is dropped; the others are made all the same.
-            drop(catch_unwind(AssertUnwindSafe(read)));
-        }
+    /// Makes a read of so many rows, and notes how long it took.
+    fn measured<T>(&self, rows: usize, read: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let found = read();
+        self.note(started.elapsed() / u32::try_from(rows.max(1)).unwrap_or(u32::MAX));
+        found
     }
 
-    /// The next one; the thread ends with the last, and is not counted any more.
-    fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        let mut waiting = self.0.lock();
-        let next = waiting.reads.pop_front();
-        waiting.threads -= usize::from(next.is_none());
-        next
+    fn note(&self, took: Duration) {
+        let took = u64::try_from(took.min(COUNTED_MAX).as_nanos()).unwrap_or(u64::MAX);
+        // Two that are noted at the same time may count as one.
+        let average = self.average_ns.load(Ordering::Relaxed);
+        let average = average - average / AVERAGED + took / AVERAGED;
+        self.average_ns.store(average, Ordering::Relaxed);
     }
 }
 
-impl fmt::Debug for Queue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let waiting = self.0.lock();
-        let (reads, threads) = (waiting.reads.len(), waiting.threads);
-        f.debug_struct("Queue").field("reads", &reads).field("threads", &threads).finish()
+impl Threads {
+    const fn of(&self, reader: Reader) -> &Pool {
+        match reader {
+            Reader::Client => &self.clients,
+            Reader::Entry => &self.entries,
+        }
+    }
+}
+
+impl Pool {
+    fn new() -> io::Result<Self> {
+        let mut builder = Builder::new_current_thread();
+        builder.max_blocking_threads(THREADS_MAX).thread_name("kvd-reads").build().map(Some).map(Self)
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let Some(runtime) = &self.0 else { return Err(io::Error::other("the node is going down")) };
+        runtime.spawn_blocking(work).await.map_err(io::Error::other)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // As it is dropped by tasks, it must not wait for its threads.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -243,6 +239,8 @@ fn read_all(table: &Table, rows: Vec<Bytes>, room: &Room) -> Vec<(Bytes, Option<
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Bound;
+
     use kvd_machine::{Machine, Position};
     use kvd_storage::engine::MemoryEngine;
     use kvd_types::{
@@ -251,29 +249,31 @@ mod tests {
 
     use super::*;
 
-    fn reads() -> DiskReads {
-        DiskReads::new(Blocking::Inline)
+    /// Those of a node whose reads have lately waited, or have not.
+    fn reads(wait: bool) -> DiskReads {
+        let reads = DiskReads::new(Blocking::Pool).unwrap();
+        if wait {
+            (0..8).for_each(|_| reads.0.pace.note(Duration::from_millis(1)));
+        }
+        assert_eq!(reads.wait(), wait);
+        reads
     }
 
     #[test]
     fn reads_wait_once_they_have_taken_long_and_no_more_once_they_are_quick() {
-        let reads = reads();
-        assert!(!reads.wait());
-        for _ in 0..4 {
-            reads.note(Duration::from_micros(300));
-        }
-        assert!(reads.wait());
-        for _ in 0..16 {
-            reads.note(Duration::from_micros(8));
-        }
-        assert!(!reads.wait());
+        let pace = Pace::default();
+        assert!(!pace.is_slow());
+        (0..4).for_each(|_| pace.note(Duration::from_micros(300)));
+        assert!(pace.is_slow());
+        (0..16).for_each(|_| pace.note(Duration::from_micros(8)));
+        assert!(!pace.is_slow());
     }
 
     #[test]
     fn one_read_that_took_very_long_changes_nothing() {
-        let reads = reads();
-        reads.note(Duration::from_secs(5));
-        assert!(!reads.wait());
+        let pace = Pace::default();
+        pace.note(Duration::from_secs(5));
+        assert!(!pace.is_slow());
     }
 
     /// A shard with this many keys, and what an entry wants that writes them all.
@@ -296,19 +296,19 @@ mod tests {
         (table, ahead)
     }
 
+    /// How many rows of the table were read ahead, as they are.
+    fn found(table: &Table, ahead: &ReadAhead) -> usize {
+        let rows = table.scan(Bound::Unbounded, Bound::Unbounded, usize::MAX, usize::MAX).unwrap();
+        rows.iter().filter(|(row, value)| ahead.get(row) == Some(Some(value))).count()
+    }
+
     #[tokio::test]
     async fn no_more_is_read_ahead_than_there_is_room_for() {
         let value = Bytes::from(vec![7; 1 << 20]);
         for waits in [false, true] {
             let (table, mut ahead) = wanted(64, &value);
-            let reads = DiskReads::new(Blocking::Pool);
-            if waits {
-                (0..8).for_each(|_| reads.note(Duration::from_millis(1)));
-            }
-            reads.ahead(&table, &TaskTracker::new(), &mut ahead).await;
-            let (start, end) = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
-            let rows = table.scan(start, end, 1000, 1 << 30).unwrap();
-            let found = rows.iter().filter(|(row, value)| ahead.is_found(row, value)).count();
+            reads(waits).ahead(&table, &TaskTracker::new(), &mut ahead).await;
+            let found = found(&table, &ahead);
             let at_least = AHEAD_BYTES_MAX >> 20;
             assert!((at_least - 1..=at_least + THREADS_MAX).contains(&found), "{found}, {waits}");
         }
@@ -316,20 +316,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_panics_fails_alone() {
-        let reads = DiskReads::new(Blocking::Pool);
+        let reads = reads(true);
         let read = |number: usize| reads.elsewhere(Reader::Client, 1, move || assert_ne!(number % 3, 0));
         let made = join_all((0..100).map(read)).await;
         assert!(made.iter().enumerate().all(|(number, made)| made.is_err() == (number % 3 == 0)));
-        reads.elsewhere(Reader::Client, 1, || ()).await.unwrap();
-        // The last thread says so a moment after its last answer.
-        while reads.0.clients.0.lock().threads > 0 {
-            tokio::task::yield_now().await;
-        }
     }
 
     #[tokio::test]
     async fn many_reads_are_under_way_at_once() {
-        let reads = DiskReads::new(Blocking::Pool);
+        let reads = reads(true);
         // Each waits for all others.
         let all = Arc::new(std::sync::Barrier::new(THREADS_MAX));
         let read = |_| {
@@ -342,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_threads_read_than_may() {
-        let reads = DiskReads::new(Blocking::Pool);
+        let reads = reads(true);
         let (now, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let read = |_| {
             let (now, most) = (Arc::clone(&now), Arc::clone(&most));
@@ -361,16 +356,9 @@ mod tests {
     async fn all_that_is_wanted_is_read_by_one_thread_or_by_many() {
         for (keys, waits) in [(1, true), (5, true), (300, true), (300, false), (0, true)] {
             let (table, mut ahead) = wanted(keys, &Bytes::from_static(b"v"));
-            let reads = DiskReads::new(Blocking::Pool);
-            if waits {
-                (0..8).for_each(|_| reads.note(Duration::from_millis(1)));
-            }
-            reads.ahead(&table, &TaskTracker::new(), &mut ahead).await;
+            reads(waits).ahead(&table, &TaskTracker::new(), &mut ahead).await;
             assert!(ahead.take_wanted().is_empty());
-            let rows =
-                table.scan(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded, 1000, 1 << 20).unwrap();
-            let found = rows.iter().filter(|(row, value)| ahead.is_found(row, value)).count();
-            assert_eq!(found as u64, keys, "of {keys}, {waits}");
+            assert_eq!(found(&table, &ahead) as u64, keys, "of {keys}, {waits}");
         }
     }
 }

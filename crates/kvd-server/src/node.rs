@@ -301,7 +301,7 @@ impl Node {
         let (disk, transport) = (Arc::clone(&disk), Arc::clone(&network) as _);
         let meta = self.meta.subscribe();
         let platform = self.platform.as_ref();
-        let replicas = Replicas::new(joined.node, disk, transport, platform, &self.config, observer, meta);
+        let replicas = Replicas::new(joined.node, disk, transport, platform, &self.config, observer, meta)?;
         self.network.set(network).map_err(|_set| Error::internal("the network was made twice"))?;
         self.replicas.set(replicas).map_err(|_set| Error::internal("the replicas were made twice"))?;
         tracing::info!(cluster = %joined.cluster, node = %joined.node, "the node belongs to a cluster");

@@ -38,20 +38,15 @@ impl ReadAhead {
         self.found.insert(row, value);
     }
 
-    /// Whether a row was found to have this value.
-    #[must_use]
-    pub fn is_found(&self, row: &Bytes, value: &Bytes) -> bool {
-        self.found.get(row).is_some_and(|found| found.as_ref() == Some(value))
-    }
-
     /// The same, if nothing was applied since; else nothing.
     pub(super) fn unless_applied_since(self, applied: Option<Position>) -> Self {
         if self.after == applied { self } else { Self::default() }
     }
 
     /// What the table has of a row, if it was read.
-    pub(super) fn get(&self, row: &Bytes) -> Option<&Option<Bytes>> {
-        self.found.get(row)
+    #[must_use]
+    pub fn get(&self, row: &Bytes) -> Option<Option<&Bytes>> {
+        self.found.get(row).map(Option::as_ref)
     }
 }
 

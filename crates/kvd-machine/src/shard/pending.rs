@@ -41,7 +41,7 @@ impl Pending {
             return Ok(Some(known));
         }
         let found = match self.ahead.get(row) {
-            Some(read) => read.clone(),
+            Some(read) => read.cloned(),
             None => self.table.get(row)?,
         };
         if let Some(value) = &found {

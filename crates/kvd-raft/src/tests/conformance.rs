@@ -48,7 +48,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
             checkpoints,
             memory: MemoryOptions::default(),
             blocking: crate::blocking::Blocking::Pool,
-            disk_reads: DiskReads::new(crate::blocking::Blocking::Pool),
+            disk_reads: DiskReads::new(crate::blocking::Blocking::Pool).unwrap(),
             observer: Arc::new(crate::observe::NoObserver),
         });
         let state = state.unwrap();

@@ -225,7 +225,7 @@ impl Node {
                 sleep: self.sleep.clone(),
                 memory: self.memory,
                 blocking: crate::blocking::Blocking::Pool,
-                disk_reads: DiskReads::new(crate::blocking::Blocking::Pool),
+                disk_reads: DiskReads::new(crate::blocking::Blocking::Pool).unwrap(),
                 observer: Arc::new(crate::observe::NoObserver),
             },
             rebuild,

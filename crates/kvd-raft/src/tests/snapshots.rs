@@ -25,7 +25,7 @@ async fn a_checkpoint_is_said_to_reach_as_far_as_it_does() {
         checkpoints: CheckpointStore::open(Arc::new(disk), Path::new("/data/checkpoints")).unwrap(),
         memory: MemoryOptions::default(),
         blocking: crate::blocking::Blocking::Pool,
-        disk_reads: DiskReads::new(crate::blocking::Blocking::Pool),
+        disk_reads: DiskReads::new(crate::blocking::Blocking::Pool).unwrap(),
         observer: Arc::new(crate::observe::NoObserver),
     });
     let state = Arc::new(state.unwrap());

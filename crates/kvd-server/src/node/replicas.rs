@@ -48,8 +48,8 @@ struct Open {
     lost: BTreeMap<ReplicaId, (GroupId, String)>,
 }
 
-/// How many rows may wait in memory. With an engine for a state larger than memory no more than its cache has room for, so
-/// that this one number says how much memory a node takes.
+/// How many rows may wait in memory, of all replicas together. With an engine for a state larger than memory no more than its
+/// cache has room for, so that the one setting bounds both.
 fn memory_of(config: &Config) -> MemoryOptions {
     let usual = MemoryOptions::default();
     match config.storage.engine {
@@ -71,18 +71,20 @@ impl Replicas {
         config: &Config,
         observer: Arc<dyn Observer>,
         meta: watch::Receiver<Arc<MetaState>>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let disk_reads = DiskReads::new(platform.blocking())
+            .map_err(|error| Error::internal(format!("no threads can be had that read: {error}")))?;
         let (election_timeout_min, election_timeout_max) = config.raft.election_timeout();
         let timing =
             Timing { heartbeat: config.raft.heartbeat(), election_timeout_min, election_timeout_max };
         let pulses = Pulses::new(node, disk.identity().incarnation, Arc::clone(&transport), timing);
         let sleep = config.raft.sleep_after().map(|after| SleepOptions { after, pulses: pulses.clone() });
-        Self {
+        Ok(Self {
             disk,
             transport,
             clock: platform.clock(),
             blocking: platform.blocking(),
-            disk_reads: DiskReads::new(platform.blocking()),
+            disk_reads,
             timing,
             pulses,
             sleep,
@@ -95,7 +97,7 @@ impl Replicas {
             observer,
             meta,
             open: RwLock::default(),
-        }
+        })
     }
 
     /// The pulses of this node and the others.
