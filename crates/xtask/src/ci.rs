@@ -59,23 +59,6 @@ const STEPS: &[Step] = &[
         environment: &[],
     },
     Step {
-        name: "tests of the simulator and at failpoints",
-        // The feature brings the failpoints along, so that one build serves both.
-        arguments: &[
-            "test",
-            "--package",
-            "kvd-testkit",
-            "--features",
-            "simulation",
-            "--lib",
-            "--locked",
-            "--",
-            "failpoints",
-            "sim::",
-        ],
-        environment: &[],
-    },
-    Step {
         name: "documentation",
         arguments: &["doc", "--workspace", "--no-deps", "--locked"],
         environment: &[("RUSTDOCFLAGS", "-D warnings")],
@@ -86,6 +69,9 @@ const STEPS: &[Step] = &[
         environment: &[],
     },
 ];
+
+/// What of the simulator's package only its feature brings: tests of the simulator, and of the storage at failpoints.
+const TESTS_OF_SIM: &[&str] = &["failpoints", "sim::"];
 
 /// The short forms of the suites that hunt for bugs. Their seeds are fixed: what fails here fails because of the change.
 /// Chaos does without the faults that the machine doesn't permit, and says which.
@@ -115,6 +101,9 @@ pub(crate) fn run() -> Result<bool> {
     let mut outcomes = vec![timed(FORMAT.name, || FORMAT.run(&mut totals)), timed("arrows", arrows::run)];
     outcomes.push(timed("planted bugs apply", planted::check_all));
     outcomes.extend(STEPS.iter().map(|step| timed(step.name, || step.run(&mut totals))));
+    outcomes.push(timed("tests of the simulator and at failpoints", || {
+        counted(&mut suites::SIM.tests(TESTS_OF_SIM)?, &mut totals)
+    }));
     for (name, suite, arguments) in SHORT_SUITES {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         outcomes.push(timed(name, || suite.run(&arguments)));
@@ -141,21 +130,20 @@ fn timed(name: &'static str, step: impl FnOnce() -> Result<bool>) -> Outcome {
 }
 
 impl Step {
-    /// Runs it and passes its output on; adds the tests that it ran. Says whether it has passed.
     fn run(&self, totals: &mut Totals) -> Result<bool> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-        let mut child = Command::new(cargo)
-            .args(self.arguments)
-            .envs(self.environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("can't run cargo for the step {:?}", self.name))?;
-        if let Some(output) = child.stdout.take() {
-            pass_on(output, std::io::stdout(), totals)?;
-        }
-        Ok(child.wait().with_context(|| format!("can't wait for the step {:?}", self.name))?.success())
+        let mut command = Command::new(suites::cargo());
+        command.args(self.arguments).envs(self.environment.iter().copied());
+        counted(&mut command, totals).with_context(|| format!("in the step {:?}", self.name))
     }
+}
+
+/// Runs cargo and passes its output on; adds the tests that it ran. Says whether it has passed.
+fn counted(command: &mut Command, totals: &mut Totals) -> Result<bool> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("can't run cargo")?;
+    if let Some(output) = child.stdout.take() {
+        pass_on(output, std::io::stdout(), totals)?;
+    }
+    Ok(child.wait().context("can't wait for cargo")?.success())
 }
 
 /// Copies lines as they come and adds up the results of tests among them.

@@ -96,12 +96,26 @@ impl Suite {
         Ok(status.success())
     }
 
+    /// What runs those tests of the package that one of the filters names, built of what the program is built of.
+    pub(crate) fn tests(&self, filters: &[&str]) -> Result<Command> {
+        let mut command = self.cargo("test", &root()?, self.package, self.features);
+        command.args(["--lib", "--"]).args(filters);
+        Ok(command)
+    }
+
     fn build(&self, root: &Path, package: &str, binary: &str, features: &[&str]) -> Result<()> {
+        let mut command = self.cargo("build", root, package, features);
+        command.args(["--quiet", "--bin", binary]);
+        let built = command.status().with_context(|| format!("can't run cargo to build {binary}"))?;
+        anyhow::ensure!(built.success(), "{binary} was not built");
+        Ok(())
+    }
+
+    /// A cargo that builds as this suite is built.
+    fn cargo(&self, task: &str, root: &Path, package: &str, features: &[&str]) -> Command {
         let mut command = Command::new(cargo());
         command
-            .args(["build", "--locked", "--quiet", "--profile", self.profile])
-            .args(["--package", package, "--bin", binary])
-            .arg("--target-dir")
+            .args([task, "--locked", "--profile", self.profile, "--package", package, "--target-dir"])
             .arg(self.target_dir(root))
             .current_dir(root)
             .stdin(Stdio::null());
@@ -111,9 +125,7 @@ impl Suite {
         if !self.flags.is_empty() {
             command.env("RUSTFLAGS", self.flags);
         }
-        let built = command.status().with_context(|| format!("can't run cargo to build {binary}"))?;
-        anyhow::ensure!(built.success(), "{binary} was not built");
-        Ok(())
+        command
     }
 
     /// Where what is built goes: what is built with other flags must not undo what is there.
