@@ -104,7 +104,7 @@ impl Clients {
             records: Records::new(recorder.clone(), Arc::clone(witness), shape.retention, shape.lease_reads),
             recorder,
             mix: shape.mix,
-            hosts: names.iter().cloned().chain(["admin".into()]).collect(),
+            hosts: names.iter().cloned().chain(["reader".into(), "admin".into()]).collect(),
             endpoints,
             seed: AtomicU64::new(seed),
             rest_max: shape.rest_max,
@@ -121,6 +121,8 @@ impl Clients {
                 Arc::clone(&shared).work(processes, Arc::clone(&witness))
             });
         }
+        let (shared, beside) = (Arc::clone(&clients), Arc::clone(witness));
+        sim.host("reader", move || Arc::clone(&shared).read_only(Arc::clone(&beside)));
         let shared = Arc::clone(&clients);
         sim.host("admin", move || Arc::clone(&shared).administer());
         clients
@@ -136,7 +138,6 @@ impl Clients {
         let number_of_client = self.records.new_client();
         let mut tasks = tokio::task::JoinSet::new();
         for process in processes {
-            let shared = Arc::clone(&self);
             let number = Process(u32::try_from(process).unwrap_or(u32::MAX));
             let kind = self.mix.get(process % PROCESSES_MAX).copied().unwrap_or(Kind::Registers);
             // A session of its own: in a shared one each write of the others is seen too, and what was read hides behind it.
@@ -148,35 +149,48 @@ impl Clients {
                 _ => (client.clone(), number_of_client),
             };
             let recording = RecordingClient::new(client, self.recorder.clone(), number);
-            let seed = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-            let witness = Arc::clone(&witness);
-            let working = Working::begin(&self);
-            let person = Person {
-                kind,
-                process,
-                client: number_of_client,
-                records: Arc::clone(&self.records),
-                seed,
-                rest_max: self.rest_max,
-            };
-            tasks.spawn(async move {
-                let _working = working;
-                let mut workload = workload::draw(person);
-                while !shared.is_stopping() {
-                    let done = workload.turn(&recording).await;
-                    if done.is_ok()
-                        && let Some(count) = shared.answered.get(process)
-                    {
-                        count.fetch_add(1, Ordering::Relaxed);
-                    }
-                    witness.trace(format_args!("process {process}: {done:?}"));
-                    workload.rest().await;
-                }
-                workload.finish(&recording).await;
-            });
+            let person = self.person(kind, process, number_of_client);
+            tasks.spawn(Arc::clone(&self).live(person, recording, Arc::clone(&witness)));
         }
         tasks.join_all().await;
         Ok(())
+    }
+
+    /// Reads what the others write, and nothing else: whoever writes goes to another leader as soon as the one that it knows can
+    /// commit nothing any more, and would not notice if that one went on to answer reads.
+    async fn read_only(self: Arc<Self>, witness: Arc<Witness>) -> turmoil::Result {
+        let Some(client) = self.connect().await else { return Ok(()) };
+        // The one after all others.
+        let process = self.answered.len();
+        let number = Process(u32::try_from(process).unwrap_or(u32::MAX));
+        let recording = RecordingClient::new(client, self.recorder.clone(), number);
+        let person = self.person(Kind::Reader, process, self.records.new_client());
+        Arc::clone(&self).live(person, recording, witness).await;
+        Ok(())
+    }
+
+    fn person(&self, kind: Kind, process: usize, client: u64) -> Person {
+        let seed = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let records = Arc::clone(&self.records);
+        Person { kind, process, client, records, seed, rest_max: self.rest_max }
+    }
+
+    /// All that one process does.
+    async fn live(self: Arc<Self>, person: Person, recording: RecordingClient, witness: Arc<Witness>) {
+        let _working = Working::begin(&self);
+        let process = person.process;
+        let mut workload = workload::draw(person);
+        while !self.is_stopping() {
+            let done = workload.turn(&recording).await;
+            if done.is_ok()
+                && let Some(count) = self.answered.get(process)
+            {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            witness.trace(format_args!("process {process}: {done:?}"));
+            workload.rest().await;
+        }
+        workload.finish(&recording).await;
     }
 
     async fn connect(&self) -> Option<Client> {

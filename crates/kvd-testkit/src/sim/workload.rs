@@ -15,6 +15,7 @@ mod locks;
 mod moments;
 mod plain;
 mod ranges;
+mod reader;
 mod registers;
 mod stale;
 mod transactions;
@@ -36,6 +37,8 @@ pub(crate) trait Workload: Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Registers,
+    /// In every run, beside the mix.
+    Reader,
     Counters,
     Plain,
     Moments,
@@ -98,6 +101,7 @@ pub(crate) fn draw(person: Person) -> Turns {
     let process = Process(u32::try_from(number).unwrap_or(u32::MAX));
     let workload: Box<dyn Workload> = match kind {
         Kind::Registers => Box::new(registers::Registers::new(number)),
+        Kind::Reader => Box::new(reader::Reader::new(records, process, client)),
         Kind::Counters => Box::<counters::Counters>::default(),
         Kind::Plain => Box::new(plain::Plain::new(process)),
         Kind::Moments => Box::new(moments::Moments::new(records, process, client)),

@@ -35,7 +35,7 @@ impl Registers {
     }
 
     async fn act(&mut self, client: &RecordingClient, rng: &mut StdRng) -> Result<()> {
-        let key = key("r", rng.random_range(0..KEYS), KEY_LASTS);
+        let key = any(rng);
         match rng.random_range(0..100) {
             0..40 => {
                 let found = client.get(&key).await?;
@@ -68,4 +68,9 @@ impl Workload for Registers {
     fn turn<'a>(&'a mut self, client: &'a RecordingClient, rng: &'a mut StdRng) -> BoxFuture<'a, Result<()>> {
         self.act(client, rng).boxed()
     }
+}
+
+/// A key of theirs.
+pub(super) fn any(rng: &mut StdRng) -> String {
+    key("r", rng.random_range(0..KEYS), KEY_LASTS)
 }

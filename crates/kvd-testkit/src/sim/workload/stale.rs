@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use kvd_client::{Client, Consistency, Key, Result};
+use kvd_client::{Client, Consistency, Get, Key, Result};
 use rand::{RngExt as _, rngs::StdRng};
 
 use super::{
@@ -46,7 +46,6 @@ impl Stale {
     }
 
     async fn read(&self, client: &Client, key: Key, rng: &mut StdRng) -> Result<()> {
-        let Writer { records, process, client: number, .. } = &self.writer;
         let bound = Duration::from_millis(
             BOUNDS_MS.get(rng.random_range(0..BOUNDS_MS.len())).copied().unwrap_or_default(),
         );
@@ -55,35 +54,46 @@ impl Stale {
             0..3 => (get.session(), Level::Session, "session reads"),
             3..6 => (get.bounded_staleness(bound), Level::Bounded(bound), "bounded reads"),
             6 => (get.local(), Level::Local, "local reads"),
-            7 if records.lease_reads => {
+            7 if self.writer.records.lease_reads => {
                 (get.consistency(Consistency::Lease), Level::Current, "reads by a leader's lease")
             }
             7 => (get, Level::Current, "gets"),
             _ => (get.from_any_replica(), Level::Current, "linearizable reads by any replica"),
         };
-        let invoked = records.moment();
-        let found = get.with_served().await?;
-        let completed = records.moment();
-        if let Some(record) = found.record.as_ref().filter(|record| record.revision > found.served.revision) {
-            let (revision, served) = (record.revision, found.served.revision);
-            records
-                .violated(format!("key {key} is shown as of {revision} by a replica that has had {served}"));
-        }
-        records.count(what);
-        records.read(Read {
-            process: *process,
-            client: *number,
-            invoked,
-            known: completed,
-            completed,
-            level,
-            start: key.bytes().clone(),
-            end: kvd_placement::route::after_key(key.as_bytes()),
-            rows: found.record.map(|record| (key, record)).into_iter().collect(),
-            descending: false,
-        });
-        Ok(())
+        recorded(&self.writer, what, key, get, level).await
     }
+}
+
+/// Has a read made, and records what it showed, to be judged with all that was written.
+pub(super) async fn recorded(
+    by: &Writer,
+    what: &'static str,
+    key: Key,
+    get: Get,
+    level: Level,
+) -> Result<()> {
+    let Writer { records, process, client: number, .. } = by;
+    let invoked = records.moment();
+    let found = get.with_served().await?;
+    let completed = records.moment();
+    if let Some(record) = found.record.as_ref().filter(|record| record.revision > found.served.revision) {
+        let (revision, served) = (record.revision, found.served.revision);
+        records.violated(format!("key {key} is shown as of {revision} by a replica that has had {served}"));
+    }
+    records.count(what);
+    records.read(Read {
+        process: *process,
+        client: *number,
+        invoked,
+        known: completed,
+        completed,
+        level,
+        start: key.bytes().clone(),
+        end: kvd_placement::route::after_key(key.as_bytes()),
+        rows: found.record.map(|record| (key, record)).into_iter().collect(),
+        descending: false,
+    });
+    Ok(())
 }
 
 impl Workload for Stale {
