@@ -328,6 +328,20 @@ async fn what_does_not_fit_the_queue_is_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_under_way_when_its_replica_stops_may_have_been_applied() {
+    let (network, nodes, groups) = harness::three().await;
+    let (place, group) = leader(&groups).await;
+    network.cut_off(place as u64 + 1);
+    let before = group.status().last_log_index;
+    let writer = group.clone();
+    let write = tokio::spawn(async move { writer.propose(put("key", "value")).await });
+    until("it is in the log", || group.status().last_log_index > before).await;
+    nodes[place].stop(&group).await;
+    let lost = write.await.unwrap().unwrap_err();
+    assert!(lost.outcome_unknown(), "{lost}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_newest_checkpoint_has_rotted_starts_with_another() {
     let (_network, mut nodes, groups) = harness::three().await;
     let (place, group) = leader(&groups).await;
