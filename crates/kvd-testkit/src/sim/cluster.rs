@@ -350,6 +350,14 @@ impl Cluster {
         self.rng.random_range(0..self.nodes.len())
     }
 
+    /// A node that leads a shard, as of the last look; the more likely, the more it leads.
+    pub(crate) fn any_leader(&mut self) -> Option<usize> {
+        let leaders = self.clients.leaders();
+        let place = self.rng.random_range(0..leaders.len().max(1));
+        let name = leaders.get(place)?;
+        self.nodes.iter().position(|node| *node.name == **name)
+    }
+
     pub(crate) fn cell(&self, index: usize) -> &Arc<NodeCell> {
         self.nodes.get(index).unwrap_or_else(|| unreachable!("nodes are never removed"))
     }

@@ -97,7 +97,7 @@ impl Faults {
 }
 
 fn draw(rng: &mut StdRng) -> Box<dyn Fault> {
-    match rng.random_range(0..106) {
+    match rng.random_range(0..110) {
         0..6 => Box::new(network::Isolated::draw(rng)),
         6..10 => Box::new(pause::Paused::draw(rng)),
         10..16 => Box::new(network::Parted::draw(rng)),
@@ -119,7 +119,8 @@ fn draw(rng: &mut StdRng) -> Box<dyn Fault> {
         93..97 => Box::<leaders::Moved>::default(),
         97..99 => Box::<clients::Restarted>::default(),
         99..100 => Box::<joining::Joined>::default(),
-        100..103 => Box::new(lies::Lying::vanishing()),
+        100..104 => Box::new(network::LeaderApart::draw(rng)),
+        104..107 => Box::new(lies::Lying::vanishing()),
         _ => Box::new(lies::Lying::misdirecting()),
     }
 }

@@ -92,6 +92,39 @@ impl Fault for Parted {
     }
 }
 
+/// A node that leads reaches no other node, and its clients still reach it: it is the last one to learn that it leads no more.
+pub(super) struct LeaderApart {
+    cut: Cut,
+    links: Vec<(usize, usize)>,
+}
+
+impl LeaderApart {
+    pub(super) fn draw(rng: &mut StdRng) -> Self {
+        Self { cut: draw_cut(rng), links: Vec::new() }
+    }
+}
+
+impl Fault for LeaderApart {
+    fn name(&self) -> &'static str {
+        "a leader parted from its followers"
+    }
+
+    fn begin(&mut self, cluster: &mut Cluster) -> Option<String> {
+        let leader = cluster.any_leader()?;
+        for other in (0..cluster.nodes.len()).filter(|&other| other != leader) {
+            cluster.cut(leader, other, self.cut);
+            self.links.push((leader, other));
+        }
+        Some(format!("node {}, {:?}", leader + 1, self.cut))
+    }
+
+    fn end(&mut self, cluster: &mut Cluster) {
+        for (from, to) in self.links.drain(..) {
+            cluster.mend(from, to, self.cut);
+        }
+    }
+}
+
 /// Two halves that hear each other only through the one node that is in both.
 pub(super) struct Bridge {
     links: Vec<(usize, usize)>,

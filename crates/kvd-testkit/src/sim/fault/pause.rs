@@ -17,13 +17,6 @@ impl Paused {
     pub(super) fn draw(rng: &mut StdRng) -> Self {
         Self { wants_leader: rng.random(), timers_first: rng.random_bool(0.7), node: None }
     }
-
-    fn leader(cluster: &mut Cluster) -> Option<usize> {
-        let leaders = cluster.clients.leaders();
-        let place = cluster.rng.random_range(0..leaders.len().max(1));
-        let name = leaders.get(place)?;
-        cluster.nodes.iter().position(|node| *node.name == **name)
-    }
 }
 
 impl Fault for Paused {
@@ -32,7 +25,7 @@ impl Fault for Paused {
     }
 
     fn begin(&mut self, cluster: &mut Cluster) -> Option<String> {
-        let leader = if self.wants_leader { Self::leader(cluster) } else { None };
+        let leader = if self.wants_leader { cluster.any_leader() } else { None };
         let node = leader.unwrap_or_else(|| cluster.any_node());
         if !cluster.pause(node, self.timers_first) {
             return None;
