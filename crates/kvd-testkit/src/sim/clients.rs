@@ -156,8 +156,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Reads what the others write, and nothing else: whoever writes goes to another leader as soon as the one that it knows can
-    /// commit nothing any more, and would not notice if that one went on to answer reads.
+    /// What the host of [`Kind::Reader`] does, from the start of its program to its end.
     async fn read_only(self: Arc<Self>, witness: Arc<Witness>) -> turmoil::Result {
         let Some(client) = self.connect().await else { return Ok(()) };
         // The one after all others.

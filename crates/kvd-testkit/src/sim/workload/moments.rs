@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
-use kvd_client::{Client, Error, ErrorKind, Key, Record, Result, Revision, TxnOp};
+use kvd_client::{Client, Error, ErrorKind, Found, Get, Key, Record, Result, Revision, TxnOp};
 use rand::{RngExt as _, rngs::StdRng};
 
 use super::Workload;
@@ -28,8 +28,8 @@ const REMEMBERED_MAX: usize = 12;
 /// Longest padding of a value, in bytes.
 const PADDING_MAX: usize = 300;
 
-/// Writes these keys.
-pub(super) struct Writer {
+/// Somebody who writes and reads these keys; all of it is recorded.
+pub(super) struct User {
     pub(super) records: Arc<Records>,
     pub(super) process: Process,
     pub(super) client: u64,
@@ -38,12 +38,12 @@ pub(super) struct Writer {
 
 /// See the module.
 pub(crate) struct Moments {
-    writer: Writer,
+    user: User,
     /// Moments, and when they were asked for.
     remembered: Vec<(Revision, Moment)>,
 }
 
-impl Writer {
+impl User {
     pub(super) const fn new(records: Arc<Records>, process: Process, client: u64) -> Self {
         Self { records, process, client, written: 0 }
     }
@@ -90,6 +90,37 @@ impl Writer {
         done.map(drop)
     }
 
+    /// Has a key read, in a way that promises something.
+    pub(super) async fn read(&self, what: &'static str, key: Key, get: Get, level: Level) -> Result<()> {
+        let invoked = self.records.moment();
+        let Found { record, served } = get.with_served().await?;
+        if let Some(record) = record.as_ref().filter(|record| record.revision > served.revision) {
+            let (revision, served) = (record.revision, served.revision);
+            let what = format!("key {key} is shown as of {revision} by a replica that has had {served}");
+            self.records.violated(what);
+        }
+        self.has_read(what, invoked, level, key, record);
+        Ok(())
+    }
+
+    /// Records what a read of a key has shown, to be judged with all that was written.
+    fn has_read(&self, what: &'static str, invoked: Moment, level: Level, key: Key, found: Option<Record>) {
+        let completed = self.records.moment();
+        self.records.count(what);
+        self.records.read(Read {
+            process: self.process,
+            client: self.client,
+            invoked,
+            known: completed,
+            completed,
+            level,
+            start: key.bytes().clone(),
+            end: kvd_placement::route::after_key(key.as_bytes()),
+            rows: found.map(|record| (key, record)).into_iter().collect(),
+            descending: false,
+        });
+    }
+
     fn begin(&self, changes: Vec<(Key, Option<Bytes>)>) -> crate::sim::records::Writing {
         self.records.write(self.process, self.client, changes)
     }
@@ -121,12 +152,12 @@ pub(super) fn bounds() -> (Bytes, Bytes) {
 
 impl Moments {
     pub(crate) const fn new(records: Arc<Records>, process: Process, client: u64) -> Self {
-        Self { writer: Writer::new(records, process, client), remembered: Vec::new() }
+        Self { user: User::new(records, process, client), remembered: Vec::new() }
     }
 
     async fn act(&mut self, client: &Client, rng: &mut StdRng) -> Result<()> {
         match rng.random_range(0..100) {
-            0..55 => self.writer.write(client, rng).await,
+            0..55 => self.user.write(client, rng).await,
             55..80 => self.scan(client, None, rng).await,
             80..90 => match self.any_moment(rng) {
                 Some(at) => self.scan(client, Some(at), rng).await,
@@ -150,7 +181,7 @@ impl Moments {
         at: Option<(Revision, Moment)>,
         rng: &mut StdRng,
     ) -> Result<()> {
-        let records = Arc::clone(&self.writer.records);
+        let records = Arc::clone(&self.user.records);
         let (start, end) = bounds();
         let any_replica = rng.random_bool(0.3);
         let descending = rng.random_bool(0.3);
@@ -200,7 +231,7 @@ impl Moments {
         let counted = rows.len();
         let completed = records.moment();
         let level = if at.is_some() { Level::At(revision) } else { Level::Snapshot(revision) };
-        let Writer { process, client: number, .. } = self.writer;
+        let User { process, client: number, .. } = self.user;
         records.read(Read {
             process,
             client: number,
@@ -228,7 +259,7 @@ impl Moments {
             Ok(counted) if usize::try_from(counted).ok() == Some(keys) => Ok(()),
             Ok(counted) => {
                 let what = format!("as of {at} {keys} keys were read and {counted} were counted");
-                self.writer.records.violated(what);
+                self.user.records.violated(what);
                 Ok(())
             }
             Err(error) => excuse(error.clone(), matches!(error.kind, ErrorKind::Compacted { .. })),
@@ -237,9 +268,8 @@ impl Moments {
 
     /// Reads one key as of then.
     async fn get(&self, client: &Client, (at, asked): (Revision, Moment), rng: &mut StdRng) -> Result<()> {
-        let Writer { records, process, client: number, .. } = &self.writer;
         let key = any(rng)?;
-        let invoked = records.moment();
+        let invoked = self.user.records.moment();
         let get = client.get(&key).at(at);
         let found = if rng.random_bool(0.3) { get.from_any_replica().await } else { get.await };
         let found = match found {
@@ -249,27 +279,14 @@ impl Moments {
                 return excuse(error, compacted);
             }
         };
-        let completed = records.moment();
-        records.count("gets of the past");
-        records.read(Read {
-            process: *process,
-            client: *number,
-            invoked,
-            known: completed,
-            completed,
-            level: Level::At(at),
-            start: key.bytes().clone(),
-            end: kvd_placement::route::after_key(key.as_bytes()),
-            rows: found.map(|record| (key, record)).into_iter().collect(),
-            descending: false,
-        });
+        self.user.has_read("gets of the past", invoked, Level::At(at), key, found);
         Ok(())
     }
 
     /// Whether it is refused as compacted, which it may be only when what was there then is older than the retention.
     fn is_compacted(&self, error: &Error, asked: Moment) -> bool {
         let ErrorKind::Compacted { oldest } = error.kind else { return false };
-        let records = &self.writer.records;
+        let records = &self.user.records;
         let age_ns = records.moment().time_ns.saturating_sub(asked.time_ns);
         let retention_ns = u64::try_from(records.retention.as_nanos()).unwrap_or(u64::MAX);
         if age_ns < retention_ns {

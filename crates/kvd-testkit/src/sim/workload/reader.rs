@@ -7,7 +7,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use kvd_client::Result;
 use rand::{RngExt as _, rngs::StdRng};
 
-use super::{Workload, moments, registers, stale};
+use super::{Workload, moments, registers};
 use crate::{
     check::versions::Level,
     history::{Process, RecordingClient},
@@ -15,13 +15,12 @@ use crate::{
 };
 
 pub(crate) struct Reader {
-    /// Whom its reads are recorded for.
-    who: moments::Writer,
+    user: moments::User,
 }
 
 impl Reader {
     pub(crate) const fn new(records: Arc<Records>, process: Process, client: u64) -> Self {
-        Self { who: moments::Writer::new(records, process, client) }
+        Self { user: moments::User::new(records, process, client) }
     }
 
     async fn act(&self, client: &RecordingClient, rng: &mut StdRng) -> Result<()> {
@@ -29,7 +28,7 @@ impl Reader {
             return client.get(&registers::any(rng)).await.map(drop);
         }
         let key = moments::any(rng)?;
-        stale::recorded(&self.who, "gets", key.clone(), client.client().get(&key), Level::Current).await
+        self.user.read("gets", key.clone(), client.client().get(&key), Level::Current).await
     }
 }
 

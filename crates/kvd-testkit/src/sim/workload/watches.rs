@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Workload,
-    moments::{self, Writer},
+    moments::{self, User},
 };
 use crate::{
     check::versions::{From, Item, Watch},
@@ -32,13 +32,13 @@ const CONFIRMED_MAX: Duration = Duration::from_millis(2500);
 const SLACK: Duration = Duration::from_millis(100);
 
 pub(crate) struct Watches {
-    writer: Writer,
+    user: User,
     open: Option<(Watching, WatchStream)>,
 }
 
 impl Watches {
     pub(crate) const fn new(records: Arc<Records>, process: Process, client: u64) -> Self {
-        Self { writer: Writer::new(records, process, client), open: None }
+        Self { user: User::new(records, process, client), open: None }
     }
 
     async fn act(&mut self, client: &Client, rng: &mut StdRng) -> Result<()> {
@@ -46,7 +46,7 @@ impl Watches {
             self.begin(client, rng).await?;
         }
         if rng.random_bool(0.5) {
-            self.writer.write(client, rng).await?;
+            self.user.write(client, rng).await?;
         }
         if rng.random_bool(0.03) {
             // What was told is kept, and so is where to go on.
@@ -55,7 +55,7 @@ impl Watches {
         }
         if rng.random_bool(0.01) {
             self.open = None;
-            self.writer.records.unwatch(self.writer.process);
+            self.user.records.unwatch(self.user.process);
             return Ok(());
         }
         let until = Instant::now() + LISTENS_MAX.mul_f64(rng.random_range(0.0..1.0));
@@ -69,7 +69,7 @@ impl Watches {
 
     /// Begins a watch, or goes on with the one that was left.
     async fn begin(&mut self, client: &Client, rng: &mut StdRng) -> Result<()> {
-        let Writer { records, process, .. } = &self.writer;
+        let User { records, process, .. } = &self.user;
         if let Some(watching) = records.watch_of(*process)
             && let Some(token) = watching.token.clone()
             && let Some(stream) =
@@ -137,11 +137,11 @@ impl Watches {
             Some(Ok(item)) => item,
             Some(Err(error)) => return self.end(error),
             None => {
-                self.writer.records.violated("a watch ended without a word".to_owned());
+                self.user.records.violated("a watch ended without a word".to_owned());
                 return Ok(());
             }
         };
-        let Writer { records, process, .. } = &self.writer;
+        let User { records, process, .. } = &self.user;
         let Some((watching, _)) = &mut self.open else { return Ok(()) };
         let at = records.moment();
         if item.progress {
@@ -157,7 +157,7 @@ impl Watches {
     /// A watch has failed: for good, as it was not told to give up.
     fn end(&mut self, error: Error) -> Result<()> {
         self.open = None;
-        let Writer { records, process, .. } = &self.writer;
+        let User { records, process, .. } = &self.user;
         if matches!(error.kind, ErrorKind::Compacted { .. }) {
             let age = Duration::from_nanos(records.moment().time_ns);
             if age < records.retention {
@@ -178,12 +178,12 @@ impl Watches {
 
     /// Is told the rest.
     async fn finish(&mut self, client: &Client, rng: &mut StdRng) {
-        let records = Arc::clone(&self.writer.records);
-        let Some(watching) = records.watch_of(self.writer.process) else { return };
+        let records = Arc::clone(&self.user.records);
+        let Some(watching) = records.watch_of(self.user.process) else { return };
         let until = Instant::now() + TOLD_WITHIN;
         while let Some(lacks) = records.lacks(&watching) {
             if Instant::now() >= until {
-                let process = self.writer.process;
+                let process = self.user.process;
                 return records.violated(format!(
                     "the watcher of {process} is not told of {lacks} within {TOLD_WITHIN:?}"
                 ));
@@ -192,7 +192,7 @@ impl Watches {
                 tokio::time::sleep(LISTENS_MAX).await;
                 continue;
             }
-            if records.watch_of(self.writer.process).is_none_or(|now| now.place != watching.place) {
+            if records.watch_of(self.user.process).is_none_or(|now| now.place != watching.place) {
                 return;
             }
             if let Some((_, stream)) = &mut self.open
