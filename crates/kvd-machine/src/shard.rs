@@ -32,7 +32,7 @@
 //!
 //! [`SESSION_CLOCK_STEP_MAX`]: kvd_types::limits::SESSION_CLOCK_STEP_MAX
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use kvd_storage::table::Table;
@@ -92,6 +92,8 @@ pub struct ShardMachine {
     next_due_ms: Option<u64>,
     contents: Contents,
     history: History,
+    /// Rows of changes that are next to be forgotten. They don't change any more, so they can be read for many entries at once.
+    next_forgotten: VecDeque<(Bytes, Bytes)>,
     leases: Leases,
     sessions: Sessions,
     recent: Arc<Recent>,
@@ -123,6 +125,7 @@ impl ShardMachine {
                 digest: row.history_digest,
                 bytes: row.history_bytes,
             },
+            next_forgotten: VecDeque::new(),
             leases: Leases { count: row.leases, ending: row.leases_ending, digest: row.leases_digest },
             sessions,
             recent: Arc::default(),
@@ -181,7 +184,7 @@ impl ShardMachine {
             .collect::<Result<Vec<_>, _>>()?;
         let changes_made = pending.changes.len();
         self.history.write_changes(&mut pending);
-        self.history.forget(&self.table, &mut pending, changes_made)?;
+        self.history.forget(&self.table, &mut self.next_forgotten, &mut pending, changes_made)?;
         self.table.write(pending.into_rows());
         self.publish();
         Ok(outcomes)

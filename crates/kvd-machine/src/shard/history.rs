@@ -26,7 +26,7 @@
 //!
 //! [`Proposal::compacted`]: kvd_types::Proposal::compacted
 
-use std::ops::Bound;
+use std::{collections::VecDeque, ops::Bound};
 
 use bytes::Bytes;
 use kvd_storage::table::Table;
@@ -36,13 +36,16 @@ use prost::Message;
 use super::{pending::Pending, record};
 use crate::{Error, digest::row_hash, rows};
 
-/// Changes that one entry may forget, whatever it does; one row more, if that is where it stops.
+/// Changes that an entry may forget that makes none; one row more, if that is where it stops.
 const FORGOTTEN_PER_ENTRY: usize = 512;
-/// Changes that it may forget for each that it makes: more than one, so that history shrinks under any load.
+/// Changes that it may forget for each that it makes: more than one, so that history shrinks under any load. And hardly more,
+/// as forgetting one is as much work for an engine as making it…
 const FORGOTTEN_PER_CHANGE: usize = 2;
+/// …but so many at least.
+const FORGOTTEN_MIN: usize = 16;
 /// Rows of changes, and bytes of them, that are read for that at once.
-const ROWS_AT_ONCE: usize = 512;
-const BYTES_AT_ONCE: usize = 1 << 20;
+const ROWS_AT_ONCE: usize = 128;
+const BYTES_AT_ONCE: usize = 256 << 10;
 /// A row of changes is full with so many…
 const CHANGES_PER_ROW: usize = 256;
 /// …or so many bytes of their keys. Those at one revision stay together.
@@ -170,28 +173,32 @@ impl History {
         is_news
     }
 
-    /// Forgets some of what may be forgotten: the share of an entry that has made so many changes.
+    /// Forgets some of what may be forgotten: the share of an entry that has made so many changes. `next` are rows of changes
+    /// that were read for an entry before and are next to be forgotten; what is read and not needed yet is left there.
     pub(super) fn forget(
         &mut self,
         table: &Table,
+        next: &mut VecDeque<(Bytes, Bytes)>,
         pending: &mut Pending,
         changes_made: usize,
     ) -> Result<(), Error> {
-        let most = FORGOTTEN_PER_ENTRY.saturating_add(changes_made.saturating_mul(FORGOTTEN_PER_CHANGE));
+        let most = match changes_made {
+            0 => FORGOTTEN_PER_ENTRY,
+            made => made.saturating_mul(FORGOTTEN_PER_CHANGE).max(FORGOTTEN_MIN),
+        };
         let mut forgotten = 0_usize;
         while forgotten < most && self.forgotten < self.compacted {
-            let start = rows::changes(self.forgotten.next());
-            let end = rows::changes(self.compacted.next());
-            let bounds = (Bound::Included(start.as_ref()), Bound::Excluded(end.as_ref()));
-            let found = table.scan(bounds.0, bounds.1, ROWS_AT_ONCE, BYTES_AT_ONCE)?;
-            if found.is_empty() {
-                self.forgotten = self.compacted;
+            if next.is_empty() {
+                let start = rows::changes(self.forgotten.next());
+                let end = rows::changes(self.compacted.next());
+                let bounds = (Bound::Included(start.as_ref()), Bound::Excluded(end.as_ref()));
+                next.extend(table.scan(bounds.0, bounds.1, ROWS_AT_ONCE, BYTES_AT_ONCE)?);
             }
-            for (row, value) in found {
-                if forgotten >= most {
-                    break;
+            match next.pop_front() {
+                Some((row, value)) => {
+                    forgotten = forgotten.saturating_add(self.forget_row(row, &value, pending)?);
                 }
-                forgotten = forgotten.saturating_add(self.forget_row(row, &value, pending)?);
+                None => self.forgotten = self.compacted,
             }
         }
         Ok(())

@@ -98,6 +98,26 @@ fn what_may_be_forgotten_is_refused_at_once_and_removed_bit_by_bit() {
 }
 
 #[test]
+fn what_is_written_meanwhile_sets_the_pace_of_forgetting() {
+    let mut replica = Replica::new(SHARD);
+    for i in 0..4000 {
+        replica.apply(once(put(&format!("k{}", i % 7), format!("{i}"))));
+    }
+    let compacted = replica.shard().reader().stats().last_revision;
+    let commands: Vec<Command> = (0..100).map(|i| once(put(&format!("l{i}"), "v"))).collect();
+    let mut entries = 0;
+    let mut is_forgetting = true;
+    while is_forgetting {
+        let proposal = Proposal { compacted, commands: commands.clone(), ..Proposal::default() };
+        replica.machine.apply(at(replica.next_index()), &proposal).unwrap();
+        is_forgetting = replica.shard().reader().stats().is_forgetting;
+        entries += 1;
+    }
+    // Two for each that is made: neither a burst, which all writes would wait for, nor so few that history grows.
+    assert_eq!(entries, 4000 / 200);
+}
+
+#[test]
 fn history_does_not_grow_however_much_an_entry_changes() {
     let mut replica = Replica::new(SHARD);
     let set = |i: usize| TxnOp::Put {

@@ -222,7 +222,7 @@ impl SledTree {
         }
     }
 
-    /// Removes the tombstones at these keys, and the leaves that are empty without them. Only for the writer: what is a
+    /// Removes what is a tombstone at these keys, and the leaves that are empty without them. Only for the writer: what is a
     /// tombstone when it looks is one still when it removes.
     fn sweep(handle: &Handle, keys: impl IntoIterator<Item = InlineArray>) -> io::Result<()> {
         for key in keys {
@@ -237,6 +237,7 @@ impl SledTree {
         let mut batch = sled::Batch::default();
         let mut deleted = Vec::new();
         let mut buffer = Vec::new();
+        let each_once = changes.is_sorted_by(|(before, _), (after, _)| before < after);
         for (key, value) in changes {
             let key = InlineArray::from(key.as_ref());
             if let Some(value) = value {
@@ -247,7 +248,14 @@ impl SledTree {
             }
         }
         handle.apply_batch(batch)?;
-        Self::sweep(handle, deleted)?;
+        if each_once {
+            // They are tombstones, without a look.
+            for key in deleted {
+                handle.remove(&key)?;
+            }
+        } else {
+            Self::sweep(handle, deleted)?;
+        }
         let litter = std::mem::take(&mut *self.litter.lock());
         Self::sweep(handle, litter)
     }
