@@ -41,6 +41,7 @@ use crate::{
     state::{Fault, MemoryOptions, ReplicaState, StateParts},
     state_machine::StateMachine,
     transport::Transport,
+    turns::DrainTurns,
     types::{Metrics, TypeConfig},
 };
 
@@ -122,6 +123,8 @@ pub struct Parts {
     pub blocking: Blocking,
     /// How it reads rows that may have to be waited for: the same for all replicas of a node.
     pub disk_reads: DiskReads,
+    /// When it may move rows to the engine: the same for all replicas of a node.
+    pub drain_turns: DrainTurns,
     /// Told what it does.
     pub observer: Arc<dyn Observer>,
 }
@@ -258,13 +261,23 @@ impl Group {
             memory,
             blocking,
             disk_reads,
+            drain_turns,
             observer,
         } = parts;
         let opened_at = Instant::now();
         let state = {
             let log = log.clone();
-            let parts =
-                StateParts { group, replica, table, checkpoints, memory, blocking, disk_reads, observer };
+            let parts = StateParts {
+                group,
+                replica,
+                table,
+                checkpoints,
+                memory,
+                blocking,
+                disk_reads,
+                drain_turns,
+                observer,
+            };
             let opened = blocking.run(move || Ok(open::state(parts, &log, rebuild)));
             opened.await.map_err(|error| OpenError::Failed(Error::internal(error.to_string())))??
         };

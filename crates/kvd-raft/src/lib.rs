@@ -45,6 +45,7 @@ mod sleep;
 pub mod state;
 mod state_machine;
 pub mod transport;
+pub mod turns;
 mod types;
 
 pub use group::{

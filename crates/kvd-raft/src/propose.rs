@@ -6,6 +6,9 @@
 //! light load a command goes at once, under heavy load entries grow by themselves. An entry costs each replica about as much
 //! as some dozens of commands, so many small ones at once would be slower for everybody.
 //!
+//! Who proposes more than the engine takes would find no memory left in the end, and everybody would have to wait until there
+//! is. So there is a pause after each entry while rows wait to be drained, longer the more there are ([`rest`]).
+//!
 //! How many commands may wait, [`crate::admission`] says. A command whose caller has gone away is still proposed: it may be
 //! one of a batch.
 //!
@@ -51,6 +54,7 @@ use crate::{
     clock::Clock,
     group::{Leadership, Raft, sleeper::Sleeper},
     pace::{HistoryOptions, Pace, Pins, Reading, Stamp},
+    state::ReplicaState,
     types::{EncodedProposal, TypeConfig},
 };
 
@@ -61,6 +65,13 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 const TICK_REST_FACTOR: u32 = 8;
 /// The shortest such rest, and the longest.
 pub(crate) const TICK_REST: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_millis(250);
+
+/// Drains' worth of rows that may wait for the engine without a pause after an entry…
+const DRAINS_BEHIND: usize = 2;
+/// …the pause for each that waits beyond them…
+const DRAIN_REST: Duration = Duration::from_millis(10);
+/// …and the longest pause.
+const DRAIN_REST_MAX: Duration = Duration::from_millis(100);
 
 /// Where a group's commands wait.
 #[derive(Clone, Debug)]
@@ -86,6 +97,7 @@ pub(crate) struct ProposerParts {
     pub(crate) reader: Option<ShardReader>,
     pub(crate) history: HistoryOptions,
     pub(crate) sleeper: Sleeper,
+    pub(crate) state: Arc<ReplicaState>,
 }
 
 /// What waits.
@@ -142,6 +154,8 @@ struct Entries {
     tick: Option<(u64, Instant)>,
     /// Until then there is to be no other one.
     rests_until: Option<Instant>,
+    /// Until then there is to be no entry at all: the engine has to catch up.
+    pauses_until: Option<Instant>,
     /// Readers: each waits for all entries up to a number.
     readers: VecDeque<(u64, oneshot::Sender<Result<()>>)>,
 }
@@ -252,13 +266,16 @@ impl Proposer {
                 in_flight.extend(self.serve(held));
                 continue;
             }
-            let room = begins(in_flight.len(), self.waiting.len());
+            let pause = self.entries.pauses_until.take_if(|until| *until > Instant::now());
+            self.entries.pauses_until = pause;
+            let room = pause.is_none() && begins(in_flight.len(), self.waiting.len());
             let tick = self.next_tick().filter(|_| room);
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => break,
                 Some((number, outcome)) = in_flight.next() => self.entries.ended(number, outcome),
-                () = self.many_wait.notified(), if !room => {}
+                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
+                () = self.many_wait.notified(), if pause.is_none() && !room => {}
                 waiting = self.waiting.recv(), if room => match waiting {
                     Some(waiting) => {
                         // Whoever is about to ask, on a busy machine, is let in: an entry's price is for all.
@@ -303,6 +320,8 @@ impl Proposer {
         let mut size_bytes = 0;
         let mut after = Revision::ZERO;
         self.admission.waited(first.since.elapsed());
+        let rest = rest(self.parts.state.drains_behind());
+        self.entries.pauses_until = (!rest.is_zero()).then(|| Instant::now() + rest);
         let mut next = Some(first);
         while let Some(submitted) = next.take() {
             size_bytes += submitted.size_bytes;
@@ -466,6 +485,12 @@ const fn begins(in_flight: usize, waiting: usize) -> bool {
     }
 }
 
+/// The pause after an entry, while so many drains' worth of rows wait for the engine.
+fn rest(drains_behind: usize) -> Duration {
+    let beyond = u32::try_from(drains_behind.saturating_sub(DRAINS_BEHIND)).unwrap_or(u32::MAX);
+    DRAIN_REST.saturating_mul(beyond).min(DRAIN_REST_MAX)
+}
+
 fn monotonic_ms(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
@@ -529,5 +554,15 @@ mod tests {
             assert!(begins(others, ENTRY_COMMANDS_MIN));
         }
         assert!(!begins(ENTRIES_IN_FLIGHT_MAX, PROPOSAL_QUEUE_MAX));
+    }
+
+    #[test]
+    fn the_pause_grows_with_what_waits_for_the_engine() {
+        for keeps_up in 0..=DRAINS_BEHIND {
+            assert_eq!(rest(keeps_up), Duration::ZERO);
+        }
+        assert_eq!(rest(DRAINS_BEHIND + 1), DRAIN_REST);
+        assert_eq!(rest(DRAINS_BEHIND + 3), 3 * DRAIN_REST);
+        assert_eq!(rest(usize::MAX), DRAIN_REST_MAX);
     }
 }

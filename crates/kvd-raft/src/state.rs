@@ -10,10 +10,21 @@
 //!   holds it the engine's rows stand still and writes go on in memory, up to
 //!   [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that, applying waits.
 //!
+//! An entry is applied on a thread for work that may wait, unless it is small and the engine has nothing to do. The runtime's
+//! own threads keep the groups together: an election would follow if their heartbeats had to wait for an engine, or for a core
+//! that has more to do than it can.
+//!
 //! A fault in the rows (a checksum that fails) is reported once and for good: whoever opened the group stops it and
 //! rebuilds it from checkpoint and log. It is never served.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use kvd_machine::{Machine, Position};
 use kvd_storage::{
@@ -34,8 +45,12 @@ use crate::{
     codec,
     disk_reads::{DiskReads, Reader},
     observe::Observer,
+    turns::DrainTurns,
     types::{Entry, LogId, SnapshotMeta, StoredMembership},
 };
+
+/// An entry with so many commands is applied on a thread for work that may wait: it takes much longer than to hand it over.
+pub(crate) const COMMANDS_APPLIED_ELSEWHERE: usize = 16;
 
 /// Which of a replica's rows are in memory, and when they are drained to the engine.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +92,7 @@ pub(crate) struct StateParts {
     pub(crate) memory: MemoryOptions,
     pub(crate) blocking: Blocking,
     pub(crate) disk_reads: DiskReads,
+    pub(crate) drain_turns: DrainTurns,
     pub(crate) observer: Arc<dyn Observer>,
 }
 
@@ -104,12 +120,15 @@ pub(crate) struct ReplicaState {
     memory: MemoryOptions,
     pub(crate) blocking: Blocking,
     disk_reads: DiskReads,
+    drain_turns: DrainTurns,
     /// Reads that other threads make.
     reading: TaskTracker,
     /// Rows wait in memory.
     rows_waiting: Notify,
     /// So many that they are to be drained at once.
     much_waits: Notify,
+    /// The engine's rows stand still while a checkpoint is written.
+    writes_checkpoint: AtomicBool,
     /// Counts drains, so that an applier at the bound can wait for one.
     drains: watch::Sender<u64>,
     fault: watch::Sender<Option<Fault>>,
@@ -132,7 +151,17 @@ struct Applier {
 impl ReplicaState {
     /// Takes up the state that the table holds.
     pub(crate) fn open(parts: StateParts) -> Result<Self> {
-        let StateParts { group, replica, table, checkpoints, memory, blocking, disk_reads, observer } = parts;
+        let StateParts {
+            group,
+            replica,
+            table,
+            checkpoints,
+            memory,
+            blocking,
+            disk_reads,
+            drain_turns,
+            observer,
+        } = parts;
         let mut machine = Machine::open(group, Arc::clone(&table)).map_err(Error::from)?;
         machine.keep_at_hand(memory.at_hand_bytes_max);
         let SnapshotMeta { last_log_id: last, last_membership: membership } = position_of(&machine)?;
@@ -145,12 +174,14 @@ impl ReplicaState {
             memory,
             blocking,
             disk_reads,
+            drain_turns,
             reading: TaskTracker::new(),
             observer,
             applier: Mutex::new(Applier { machine, last, membership }),
             cut: Arc::default(),
             rows_waiting: Notify::new(),
             much_waits: Notify::new(),
+            writes_checkpoint: AtomicBool::new(false),
             drains: watch::Sender::new(0),
             fault: watch::Sender::new(None),
             prepared: Mutex::default(),
@@ -260,7 +291,7 @@ impl ReplicaState {
     }
 
     /// Applies one entry, having read what it will ask for. An error stops the replica. For one caller at a time.
-    pub(crate) async fn apply(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
+    pub(crate) async fn apply(self: &Arc<Self>, entry: Entry) -> io::Result<Vec<Outcome>> {
         let proposal = self.proposal(&entry)?;
         if let Some(proposal) = proposal.as_ref().filter(|_| self.table.reads_wait()) {
             let mut ahead = self.with_machine(|machine| machine.wanted(proposal));
@@ -269,7 +300,23 @@ impl ReplicaState {
             self.disk_reads.ahead(&self.table, &self.reading, &mut ahead).await;
             self.applier.lock().machine.read_ahead(ahead);
         }
-        self.apply_proposal(entry, proposal.as_ref())
+        if !self.may_take_long(proposal.as_ref()) {
+            return self.apply_proposal(entry, proposal.as_ref());
+        }
+        let state = Arc::clone(self);
+        self.blocking.run(move || state.apply_proposal(entry, proposal.as_ref())).await
+    }
+
+    /// Whether applying an entry may take so long that it is no work for the threads that keep the group together: it has
+    /// much to do, or may have to wait for the engine, which lets nobody read some rows while it takes others.
+    fn may_take_long(&self, proposal: Option<&Proposal>) -> bool {
+        let Some(proposal) = proposal else { return false };
+        let commands = proposal.commands.len();
+        // One without commands lets keys lapse and history be forgotten.
+        commands == 0
+            || commands >= COMMANDS_APPLIED_ELSEWHERE
+            || self.table.is_frozen()
+            || (self.table.reads_wait() && self.disk_reads.wait())
     }
 
     fn proposal(&self, entry: &Entry) -> io::Result<Option<Proposal>> {
@@ -332,6 +379,15 @@ impl ReplicaState {
             || self.table.active_bytes() >= self.memory.drain_bytes
     }
 
+    /// How many drains' worth of rows wait in memory; none while a checkpoint keeps them waiting, which is soon over.
+    pub(crate) fn drains_behind(&self) -> usize {
+        if self.writes_checkpoint.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let rows = self.table.active_rows() / self.memory.drain_rows.max(1);
+        rows.max(self.table.active_bytes() / self.memory.drain_bytes.max(1))
+    }
+
     fn has_room(&self) -> bool {
         self.table.active_rows() <= self.memory.rows_max && self.table.active_bytes() <= self.memory.bytes_max
     }
@@ -366,9 +422,11 @@ impl ReplicaState {
         }
     }
 
-    /// Moves what is in memory to the engine.
+    /// Moves what is in memory to the engine, in turn.
     pub(crate) async fn drain(self: &Arc<Self>) -> io::Result<()> {
+        // In this order: a turn must not be kept for whoever waits for a checkpoint to be written.
         let _cut = self.cut.lock().await;
+        let _turn = self.drain_turns.next().await;
         self.check_open()?;
         let state = Arc::clone(self);
         self.blocking
@@ -413,9 +471,10 @@ impl ReplicaState {
                 state.table.drain().map_err(broken)?;
                 let (_, position) = state.freeze();
                 state.table.drain().map_err(broken)?;
-                let checkpoint =
-                    state.write_checkpoint(&position).map_err(|error| state.checkpoint_failed(error))?;
-                Ok((position, checkpoint))
+                state.writes_checkpoint.store(true, Ordering::Relaxed);
+                let checkpoint = state.write_checkpoint(&position);
+                state.writes_checkpoint.store(false, Ordering::Relaxed);
+                Ok((position, checkpoint.map_err(|error| state.checkpoint_failed(error))?))
             })
             .await?;
         self.drains.send_modify(|drains| *drains = drains.wrapping_add(1));

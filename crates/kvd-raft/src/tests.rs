@@ -1,5 +1,6 @@
 //! The crate against openraft's own conformance suite, and groups against each other in one process.
 
+mod applying;
 mod calls;
 mod conformance;
 mod durability;

@@ -112,6 +112,7 @@ impl Running {
             reader: reader.clone(),
             history,
             sleeper: sleeper.clone(),
+            state: Arc::clone(&state),
         });
         tasks.spawn(sleeper.clone().run(cancelled.clone()));
         tasks.spawn(watch.run(cancelled.clone()));

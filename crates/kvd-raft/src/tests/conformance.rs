@@ -49,6 +49,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Disk> for Builder {
             memory: MemoryOptions::default(),
             blocking: crate::blocking::Blocking::Pool,
             disk_reads: DiskReads::new(crate::blocking::Blocking::Pool).unwrap(),
+            drain_turns: crate::turns::DrainTurns::new(crate::blocking::Blocking::Pool),
             observer: Arc::new(crate::observe::NoObserver),
         });
         let state = state.unwrap();

@@ -226,6 +226,7 @@ impl Node {
                 memory: self.memory,
                 blocking: crate::blocking::Blocking::Pool,
                 disk_reads: DiskReads::new(crate::blocking::Blocking::Pool).unwrap(),
+                drain_turns: crate::turns::DrainTurns::new(crate::blocking::Blocking::Pool),
                 observer: Arc::new(crate::observe::NoObserver),
             },
             rebuild,

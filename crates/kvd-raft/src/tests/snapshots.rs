@@ -26,6 +26,7 @@ async fn a_checkpoint_is_said_to_reach_as_far_as_it_does() {
         memory: MemoryOptions::default(),
         blocking: crate::blocking::Blocking::Pool,
         disk_reads: DiskReads::new(crate::blocking::Blocking::Pool).unwrap(),
+        drain_turns: crate::turns::DrainTurns::new(crate::blocking::Blocking::Pool),
         observer: Arc::new(crate::observe::NoObserver),
     });
     let state = Arc::new(state.unwrap());

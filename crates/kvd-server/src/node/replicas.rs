@@ -10,6 +10,7 @@ use kvd_machine::MetaState;
 use kvd_raft::{
     Fault, Group, HistoryOptions, MemoryOptions, OpenError, Parts, SleepOptions, Timing, Transport,
     blocking::Blocking, clock::Clock, disk_reads::DiskReads, observe::Observer, pulse::Pulses,
+    turns::DrainTurns,
 };
 use kvd_storage::log;
 use kvd_types::{Error, GroupId, NodeId, ReplicaId, Result, cluster::Replica};
@@ -29,6 +30,7 @@ pub(super) struct Replicas {
     clock: Arc<dyn Clock>,
     blocking: Blocking,
     disk_reads: DiskReads,
+    drain_turns: DrainTurns,
     timing: Timing,
     /// The pulses of the nodes whose replicas lead.
     pulses: Pulses,
@@ -85,6 +87,7 @@ impl Replicas {
             clock: platform.clock(),
             blocking: platform.blocking(),
             disk_reads,
+            drain_turns: DrainTurns::new(platform.blocking()),
             timing,
             pulses,
             sleep,
@@ -235,6 +238,7 @@ impl Replicas {
             },
             blocking: self.blocking,
             disk_reads: self.disk_reads.clone(),
+            drain_turns: self.drain_turns.clone(),
             observer: Arc::clone(&self.observer),
         };
         Ok((parts, rebuild))

@@ -1,0 +1,42 @@
+//! Which replicas of a node move rows to the engine now.
+//!
+//! # The problem
+//! All replicas of a node have rows to move at about the same time, as all are written to. On a machine that is busy each of
+//! these threads gets little of it, and so each takes long: and while an engine takes a batch, nobody may be able to read some
+//! of what it has. So a node with a dozen shards stood still with all of them.
+//!
+//! # The approach
+//! They take turns: at most half as many are at it as the node has cores, one at least. Each is done soon, and whoever keeps
+//! the cluster together has fewer threads beside it to share a core with.
+//!
+//! # What is deliberately absent
+//! No order: whoever has waited longest is next, however much he has. Who has too much makes his own writers wait
+//! ([`crate::MemoryOptions::rows_max`]).
+
+use std::{num::NonZeroUsize, sync::Arc, thread};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::blocking::Blocking;
+
+/// The turns of a node's replicas. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DrainTurns(Arc<Semaphore>);
+
+impl DrainTurns {
+    /// Those of a node whose work that waits is done there.
+    #[must_use]
+    pub fn new(blocking: Blocking) -> Self {
+        let at_once = match blocking {
+            Blocking::Pool => thread::available_parallelism().map_or(1, NonZeroUsize::get) / 2,
+            // It has one thread, and nothing may depend on the machine.
+            Blocking::Inline => 1,
+        };
+        Self(Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))))
+    }
+
+    /// A turn, as long as what this gives is kept; none: there are none any more.
+    pub(crate) async fn next(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.acquire().await.ok()
+    }
+}
