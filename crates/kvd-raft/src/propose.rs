@@ -7,7 +7,7 @@
 //! as some dozens of commands, so many small ones at once would be slower for everybody.
 //!
 //! Who proposes more than the engine takes would find no memory left in the end, and everybody would have to wait until there
-//! is. So there is a pause after each entry while rows wait to be drained, longer the more there are ([`rest`]).
+//! is. So there is a pause after each entry while rows wait to be drained, longer the more there are ([`pause`]).
 //!
 //! How many commands may wait, [`crate::admission`] says. A command whose caller has gone away is still proposed: it may be
 //! one of a batch.
@@ -69,9 +69,9 @@ pub(crate) const TICK_REST: RangeInclusive<Duration> = Duration::from_millis(50)
 /// Drains' worth of rows that may wait for the engine without a pause after an entry…
 const DRAINS_BEHIND: usize = 2;
 /// …the pause for each that waits beyond them…
-const DRAIN_REST: Duration = Duration::from_millis(10);
+const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 /// …and the longest pause.
-const DRAIN_REST_MAX: Duration = Duration::from_millis(100);
+const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Where a group's commands wait.
 #[derive(Clone, Debug)]
@@ -266,16 +266,15 @@ impl Proposer {
                 in_flight.extend(self.serve(held));
                 continue;
             }
-            let pause = self.entries.pauses_until.take_if(|until| *until > Instant::now());
-            self.entries.pauses_until = pause;
-            let room = pause.is_none() && begins(in_flight.len(), self.waiting.len());
+            let pauses_until = self.entries.pauses_until.filter(|until| *until > Instant::now());
+            let room = pauses_until.is_none() && begins(in_flight.len(), self.waiting.len());
             let tick = self.next_tick().filter(|_| room);
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => break,
                 Some((number, outcome)) = in_flight.next() => self.entries.ended(number, outcome),
-                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
-                () = self.many_wait.notified(), if pause.is_none() && !room => {}
+                () = sleep_until(pauses_until.unwrap_or_else(Instant::now)), if pauses_until.is_some() => {}
+                () = self.many_wait.notified(), if pauses_until.is_none() && !room => {}
                 waiting = self.waiting.recv(), if room => match waiting {
                     Some(waiting) => {
                         // Whoever is about to ask, on a busy machine, is let in: an entry's price is for all.
@@ -320,8 +319,10 @@ impl Proposer {
         let mut size_bytes = 0;
         let mut after = Revision::ZERO;
         self.admission.waited(first.since.elapsed());
-        let rest = rest(self.parts.state.drains_behind());
-        self.entries.pauses_until = (!rest.is_zero()).then(|| Instant::now() + rest);
+        // Whoever comes to one that doesn't lead is to be told so at once.
+        let leads = self.parts.leadership.borrow().is_self;
+        let pause = pause(self.parts.state.drains_behind());
+        self.entries.pauses_until = (leads && !pause.is_zero()).then(|| Instant::now() + pause);
         let mut next = Some(first);
         while let Some(submitted) = next.take() {
             size_bytes += submitted.size_bytes;
@@ -486,9 +487,9 @@ const fn begins(in_flight: usize, waiting: usize) -> bool {
 }
 
 /// The pause after an entry, while so many drains' worth of rows wait for the engine.
-fn rest(drains_behind: usize) -> Duration {
+fn pause(drains_behind: usize) -> Duration {
     let beyond = u32::try_from(drains_behind.saturating_sub(DRAINS_BEHIND)).unwrap_or(u32::MAX);
-    DRAIN_REST.saturating_mul(beyond).min(DRAIN_REST_MAX)
+    DRAIN_PAUSE.saturating_mul(beyond).min(DRAIN_PAUSE_MAX)
 }
 
 fn monotonic_ms(started: Instant) -> u64 {
@@ -559,10 +560,10 @@ mod tests {
     #[test]
     fn the_pause_grows_with_what_waits_for_the_engine() {
         for keeps_up in 0..=DRAINS_BEHIND {
-            assert_eq!(rest(keeps_up), Duration::ZERO);
+            assert_eq!(pause(keeps_up), Duration::ZERO);
         }
-        assert_eq!(rest(DRAINS_BEHIND + 1), DRAIN_REST);
-        assert_eq!(rest(DRAINS_BEHIND + 3), 3 * DRAIN_REST);
-        assert_eq!(rest(usize::MAX), DRAIN_REST_MAX);
+        assert_eq!(pause(DRAINS_BEHIND + 1), DRAIN_PAUSE);
+        assert_eq!(pause(DRAINS_BEHIND + 3), 3 * DRAIN_PAUSE);
+        assert_eq!(pause(usize::MAX), DRAIN_PAUSE_MAX);
     }
 }

@@ -121,8 +121,8 @@ pub(crate) struct ReplicaState {
     pub(crate) blocking: Blocking,
     disk_reads: DiskReads,
     drain_turns: DrainTurns,
-    /// Reads that other threads make.
-    reading: TaskTracker,
+    /// What other threads read and apply.
+    in_use: TaskTracker,
     /// Rows wait in memory.
     rows_waiting: Notify,
     /// So many that they are to be drained at once.
@@ -175,7 +175,7 @@ impl ReplicaState {
             blocking,
             disk_reads,
             drain_turns,
-            reading: TaskTracker::new(),
+            in_use: TaskTracker::new(),
             observer,
             applier: Mutex::new(Applier { machine, last, membership }),
             cut: Arc::default(),
@@ -252,8 +252,8 @@ impl ReplicaState {
             self.closed.cancel();
         }
         drop(self.cut.lock().await);
-        self.reading.close();
-        self.reading.wait().await;
+        self.in_use.close();
+        self.in_use.wait().await;
     }
 
     /// Whether what was read just now was read of a state that is still kept.
@@ -280,7 +280,7 @@ impl ReplicaState {
         if !self.disk_reads.wait() {
             return Ok(self.disk_reads.here(rows, read));
         }
-        let token = self.reading.token();
+        let token = self.in_use.token();
         self.check_open()?;
         let read = move || {
             let _token = token;
@@ -295,16 +295,22 @@ impl ReplicaState {
         let proposal = self.proposal(&entry)?;
         if let Some(proposal) = proposal.as_ref().filter(|_| self.table.reads_wait()) {
             let mut ahead = self.with_machine(|machine| machine.wanted(proposal));
-            let _token = self.reading.token();
+            let _token = self.in_use.token();
             self.check_open()?;
-            self.disk_reads.ahead(&self.table, &self.reading, &mut ahead).await;
+            self.disk_reads.ahead(&self.table, &self.in_use, &mut ahead).await;
             self.applier.lock().machine.read_ahead(ahead);
         }
         if !self.may_take_long(proposal.as_ref()) {
             return self.apply_proposal(entry, proposal.as_ref());
         }
-        let state = Arc::clone(self);
-        self.blocking.run(move || state.apply_proposal(entry, proposal.as_ref())).await
+        // Whoever closes the state waits for it, even if nobody else does any more.
+        let (state, token) = (Arc::clone(self), self.in_use.token());
+        self.check_open()?;
+        let apply = move || {
+            let _token = token;
+            state.apply_proposal(entry, proposal.as_ref())
+        };
+        self.blocking.run(apply).await
     }
 
     /// Whether applying an entry may take so long that it is no work for the threads that keep the group together: it has

@@ -3,15 +3,15 @@
 //! # The problem
 //! All replicas of a node have rows to move at about the same time, as all are written to. On a machine that is busy each of
 //! these threads gets little of it, and so each takes long: and while an engine takes a batch, nobody may be able to read some
-//! of what it has. So a node with a dozen shards stood still with all of them.
+//! of what it has. A node with a dozen shards would stand still with all of them.
 //!
 //! # The approach
 //! They take turns: at most half as many are at it as the node has cores, one at least. Each is done soon, and whoever keeps
 //! the cluster together has fewer threads beside it to share a core with.
 //!
 //! # What is deliberately absent
-//! No order: whoever has waited longest is next, however much he has. Who has too much makes his own writers wait
-//! ([`crate::MemoryOptions::rows_max`]).
+//! No order by need: whoever has waited longest is next, however much he has. Who has much makes his own writers pause
+//! (`propose`), and wait in the end ([`crate::MemoryOptions::rows_max`]).
 
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
@@ -38,5 +38,22 @@ impl DrainTurns {
     /// A turn, as long as what this gives is kept; none: there are none any more.
     pub(crate) async fn next(&self) -> Option<SemaphorePermit<'_>> {
         self.0.acquire().await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_is_beyond_the_bound_waits_until_another_is_done() {
+        let turns = DrainTurns::new(Blocking::Inline);
+        let first = turns.next().await;
+        let mut second = Box::pin(turns.next());
+        assert!((&mut second).now_or_never().is_none());
+        drop(first);
+        assert!(second.now_or_never().flatten().is_some());
     }
 }

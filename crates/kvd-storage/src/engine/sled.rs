@@ -237,7 +237,6 @@ impl SledTree {
         let mut batch = sled::Batch::default();
         let mut deleted = Vec::new();
         let mut buffer = Vec::new();
-        let each_once = changes.is_sorted_by(|(before, _), (after, _)| before < after);
         for (key, value) in changes {
             let key = InlineArray::from(key.as_ref());
             if let Some(value) = value {
@@ -247,14 +246,12 @@ impl SledTree {
                 deleted.push(key);
             }
         }
+        // Those that the batch puts again after all are none.
+        deleted.retain(|key| batch.get(key).flatten().is_some_and(|stored| stored.is_empty()));
         handle.apply_batch(batch)?;
-        if each_once {
-            // They are tombstones, without a look.
-            for key in deleted {
-                handle.remove(&key)?;
-            }
-        } else {
-            Self::sweep(handle, deleted)?;
+        // No look is needed: nobody else writes.
+        for key in deleted {
+            handle.remove(&key)?;
         }
         let litter = std::mem::take(&mut *self.litter.lock());
         Self::sweep(handle, litter)
