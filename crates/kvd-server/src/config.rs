@@ -137,7 +137,8 @@ pub struct Storage {
     pub log_segment_bytes: u64,
     /// A shard makes a checkpoint once its log has grown by so many bytes since the last one.
     pub checkpoint_log_bytes: u64,
-    /// How often the engine is made to write what it holds back, in milliseconds.
+    /// How often the engine is made to write what it holds back, in milliseconds; down to a tenth as often while
+    /// that takes long.
     pub flush_interval_ms: u64,
     /// A shard's applied rows go from memory to the engine once there are so many.
     pub drain_rows: u32,

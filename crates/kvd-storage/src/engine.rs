@@ -11,7 +11,8 @@
 //! each of them.
 //!
 //! # Invariants
-//! - A batch is in the tree with all its rows or with none, for readers and after a crash alike.
+//! - After a crash a batch is in the tree with all its rows or with none. Who reads beside it may meet some of its rows
+//!   before the others, each of them whole: [`crate::table`] shows readers all or none.
 //! - What survives a crash is the effect of a prefix of all batches, over all trees, in the order in which they were
 //!   applied; it includes every batch applied before the last [`Engine::flush`] that returned.
 //! - A name gives the same tree always, and a tree has one writer at a time: the tree itself sees to it.
@@ -106,10 +107,11 @@ pub trait Tree: fmt::Debug + Send + Sync {
     /// [`crate::Error::Engine`].
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
 
-    /// Applies all changes of a batch at once. Calls wait for each other.
+    /// Applies all changes of a batch. Calls wait for each other, and may wait for a flush.
     ///
     /// # Errors
-    /// [`crate::Error::Engine`]: nothing was applied. [`crate::Error::Fatal`]: a flush failed before.
+    /// [`crate::Error::Engine`]: nothing will be there of it after a crash. [`crate::Error::Fatal`]: a flush or a batch
+    /// failed before.
     fn apply(&self, batch: Batch) -> Result<()>;
 
     /// The rows within the bounds, `start` being the lower one whatever the direction. Rows that batches change meanwhile
@@ -126,7 +128,7 @@ pub trait Tree: fmt::Debug + Send + Sync {
     fn clear(&self) -> Result<()>;
 }
 
-/// Changes that become visible and durable together. The last change of a key counts.
+/// Changes that become durable together. The last change of a key counts.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     changes: Vec<(Bytes, Option<Bytes>)>,

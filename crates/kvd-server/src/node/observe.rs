@@ -10,7 +10,7 @@ use kvd_machine::{Machine, MetaState};
 use kvd_raft::observe::Observer;
 use kvd_storage::{log, space::Room};
 use kvd_types::{GroupId, LogIndex, Proposal, ReplicaId, Term, limits::WATCHERS_MAX};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Node, Ordering, Role};
 use crate::metrics::SharedMetrics;
@@ -21,6 +21,11 @@ const OBSERVE_INTERVAL: Duration = Duration::from_millis(500);
 const ASLEEP_EVERY: u32 = 10;
 /// How often the replicas are asked for faults.
 const FAULT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A flush is followed by a pause of so many times what it took…
+const FLUSH_PAUSE_FACTOR: u32 = 10;
+/// …but of no more than so many of the configured intervals.
+const FLUSH_PAUSE_INTERVALS_MAX: u32 = 10;
 
 /// Hears how the log is doing.
 pub(super) struct LogObserver {
@@ -214,22 +219,48 @@ impl Node {
 
     /// Makes the engine durable now and then, so that a restart has little to do; nothing depends on it.
     pub(super) async fn flush_loop(&self) {
+        let interval = self.config.storage.flush_interval();
+        let mut took = Duration::ZERO;
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep(self.config.storage.flush_interval()) => {}
+                () = tokio::time::sleep(flush_pause(interval, took)) => {}
             }
             let Ok(disk) = self.disk() else { continue };
             if disk.space.room() == Room::None {
                 // A flush that fails is final for the engine, and nothing depends on this one.
                 continue;
             }
-            let flushed = self.platform.blocking().run(move || Ok(disk.engine.flush()));
-            match flushed.await {
+            let begun = Instant::now();
+            let flushed = self.platform.blocking().run(move || Ok(disk.engine.flush())).await;
+            took = begun.elapsed();
+            tracing::debug!(took_ms = took.as_millis(), "flushed the engine");
+            match flushed {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => self.fail(format!("the engine can't be flushed: {error}")),
                 Err(error) => self.fail(format!("the engine's flush has failed, which is a bug: {error}")),
             }
         }
+    }
+}
+
+/// The pause after a flush that took so long. Where everything is written to all the time, each flush writes everything,
+/// and on a busy machine it takes what the writers need: so it gets a tenth of the time, and a restart applies more.
+fn flush_pause(interval: Duration, took: Duration) -> Duration {
+    let longest = interval.saturating_mul(FLUSH_PAUSE_INTERVALS_MAX);
+    took.saturating_mul(FLUSH_PAUSE_FACTOR).clamp(interval, longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_that_takes_long_is_followed_by_a_longer_pause() {
+        let interval = Duration::from_secs(30);
+        assert_eq!(flush_pause(interval, Duration::ZERO), interval);
+        assert_eq!(flush_pause(interval, Duration::from_secs(2)), interval);
+        assert_eq!(flush_pause(interval, Duration::from_secs(5)), Duration::from_secs(50));
+        assert_eq!(flush_pause(interval, Duration::MAX), interval * FLUSH_PAUSE_INTERVALS_MAX);
     }
 }

@@ -4,12 +4,12 @@
 //!
 //! - **One writer per tree.** A `remove` that races a batch on the same tree can deadlock: a lock per tree keeps
 //!   writers apart. Readers hold one leaf at a time and are safe.
-//! - **Deletes.** A delete within a batch leaves empty leaves for ever; only `remove` merges them away, and it is not part
-//!   of any batch. So a batch writes a *tombstone* in place of the row, which is what makes the delete atomic, and once
-//!   the batch is applied the tombstone is removed. To everybody outside, a tombstone is an absent row, so it does not
-//!   matter when it goes: a crash between the two leaves tombstones behind, and a scan that meets one notes it for the
-//!   next writer, who looks again and removes it if it is one still. To tell the two apart, each stored value starts
-//!   with [`LIVE`], and a tombstone is the empty value.
+//! - **What one flush writes is atomic**, over all trees, and nothing is durable but by a flush. So a batch is whole after
+//!   a crash if no flush begins in its midst, and batches and flushes wait for each other. Then a batch can go in by small
+//!   parts, each of which keeps others from its leaves for a moment only: sled's own batch holds all of its leaves at
+//!   once, for seconds if it is large and the machine is busy, longer still beside a flush, as it has to compress what
+//!   the flush has not come to. Who fails in the midst of a batch sees to it that nothing is ever flushed again.
+//! - **Deletes.** A delete within sled's batch leaves empty leaves for ever; only `remove` merges them away.
 //! - **Flushes** happen only when [`Engine::flush`] is called. With no flush interval at all every dropped iterator would
 //!   flush, so there is one, of centuries. After a failed flush sled goes on accepting batches, and the next flush hangs:
 //!   so the first failure is remembered and fails everything after it, and the database is never closed.
@@ -33,22 +33,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use sled::InlineArray;
+use parking_lot::{Mutex, RwLock};
 
 use super::{Batch, Direction, Engine, Row, Rows, Tree, is_beyond, is_empty_range, opening::survive_panics};
 use crate::error::{Error, Result};
 
 /// Rows of a leaf. The default of 1024 costs twenty times the CPU and writes.
 const FANOUT: usize = 64;
-/// Starts every stored value; a tombstone has no bytes at all.
-const LIVE: u8 = 1;
 /// Never, near enough; and still a time that an operating system can wait for.
 const FLUSH_INTERVAL_MS: usize = usize::MAX / 1_000_000;
 /// Handles that a tree keeps to lend. More readers than these at once pay for a clone.
 const HANDLES_MAX: usize = 64;
-/// Tombstones left by a crash that a tree notes at a time; what is beyond is found by a later scan.
-const LITTER_MAX: usize = 4096;
+/// Rows that a part of a batch puts.
+const PART_ROWS: usize = 256;
 
 type Database = sled::Db<FANOUT>;
 type Handle = sled::Tree<FANOUT>;
@@ -75,10 +72,12 @@ pub struct SledEngine {
     trees: Mutex<BTreeMap<String, Arc<SledTree>>>,
     /// Serializes flushes, without keeping anybody from opening trees meanwhile.
     flusher: Mutex<Handle>,
+    /// Keeps batches and flushes apart.
+    unflushed: Arc<RwLock<()>>,
     health: Arc<Health>,
 }
 
-/// Whether a flush has failed.
+/// Whether a flush or a batch has failed.
 #[derive(Debug)]
 struct Health {
     path: PathBuf,
@@ -92,8 +91,8 @@ struct SledTree {
     origin: Mutex<Handle>,
     /// Held by whoever changes the tree.
     writer: Mutex<()>,
-    /// Keys at which scans have met tombstones.
-    litter: Mutex<Vec<InlineArray>>,
+    /// Shared by batches, of this tree and others; a flush has it alone.
+    unflushed: Arc<RwLock<()>>,
     health: Arc<Health>,
 }
 
@@ -119,6 +118,7 @@ impl SledEngine {
             database: Mutex::new(database),
             trees: Mutex::default(),
             flusher,
+            unflushed: Arc::default(),
             health,
         })
     }
@@ -143,7 +143,7 @@ impl Engine for SledEngine {
             handles: Mutex::default(),
             origin: Mutex::new(origin),
             writer: Mutex::default(),
-            litter: Mutex::default(),
+            unflushed: Arc::clone(&self.unflushed),
             health: Arc::clone(&self.health),
         });
         trees.insert(name.to_owned(), Arc::clone(&tree));
@@ -162,12 +162,11 @@ impl Engine for SledEngine {
 
     fn flush(&self) -> Result<()> {
         let flusher = self.flusher.lock();
+        let _no_batch = self.unflushed.write();
         self.health.check()?;
         fail::fail_point!(crate::failpoints::FLUSH_BEFORE);
         if let Err(source) = flusher.flush() {
-            self.health.failed.store(true, Ordering::SeqCst);
-            // Closing would flush once more, which hangs: with one handle leaked it is never closed.
-            Box::leak(Box::new(flusher.clone()));
+            self.health.fail(&flusher);
             return Err(Error::Fatal { context: "flush the engine in", path: self.path.clone(), source });
         }
         fail::fail_point!(crate::failpoints::FLUSH_AFTER);
@@ -178,27 +177,37 @@ impl Engine for SledEngine {
 impl Health {
     fn check(&self) -> Result<()> {
         if self.failed.load(Ordering::SeqCst) {
-            let source = io::Error::other("an earlier flush failed");
+            let source = io::Error::other("an earlier flush or batch failed");
             return Err(Error::Fatal { context: "use the engine in", path: self.path.clone(), source });
         }
         Ok(())
+    }
+
+    /// Nothing is written or flushed from now on. Closing would flush: with one handle leaked it is never closed.
+    fn fail(&self, handle: &Handle) {
+        if !self.failed.swap(true, Ordering::SeqCst) {
+            Box::leak(Box::new(handle.clone()));
+        }
+    }
+}
+
+/// A batch that is under way. If it ends before it is whole, the engine must never be flushed.
+struct Underway<'a> {
+    health: &'a Health,
+    handle: &'a Handle,
+    is_whole: bool,
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.health.fail(self.handle);
+        }
     }
 }
 
 fn failed(context: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Engine { context, source }
-}
-
-fn stored(value: &[u8], buffer: &mut Vec<u8>) -> InlineArray {
-    buffer.clear();
-    buffer.push(LIVE);
-    buffer.extend_from_slice(value);
-    InlineArray::from(buffer.as_slice())
-}
-
-/// The value that is stored; `None` for a tombstone.
-fn live(stored: &[u8]) -> Option<Bytes> {
-    stored.split_first().map(|(_, value)| Bytes::copy_from_slice(value))
 }
 
 impl SledTree {
@@ -214,47 +223,29 @@ impl SledTree {
         result
     }
 
-    /// Notes a tombstone for the next writer.
-    fn note_litter(&self, key: InlineArray) {
-        let mut litter = self.litter.lock();
-        if litter.len() < LITTER_MAX {
-            litter.push(key);
-        }
-    }
-
-    /// Removes what is a tombstone at these keys, and the leaves that are empty without them. Only for the writer: what is a
-    /// tombstone when it looks is one still when it removes.
-    fn sweep(handle: &Handle, keys: impl IntoIterator<Item = InlineArray>) -> io::Result<()> {
-        for key in keys {
-            if handle.get(&key)?.is_some_and(|stored| stored.is_empty()) {
+    fn apply_changes(&self, handle: &Handle, changes: Vec<(Bytes, Option<Bytes>)>) -> io::Result<()> {
+        let mut underway = Underway { health: &self.health, handle, is_whole: false };
+        let mut part = sled::Batch::default();
+        let mut rows = 0;
+        for (key, value) in changes {
+            if let Some(value) = value {
+                part.insert(key.as_ref(), value.as_ref());
+                rows += 1;
+                if rows == PART_ROWS {
+                    handle.apply_batch(std::mem::take(&mut part))?;
+                    rows = 0;
+                }
+            } else {
+                if part.get(&key).is_some() {
+                    handle.apply_batch(std::mem::take(&mut part))?;
+                    rows = 0;
+                }
                 handle.remove(&key)?;
             }
         }
+        handle.apply_batch(part)?;
+        underway.is_whole = true;
         Ok(())
-    }
-
-    fn apply_changes(&self, handle: &Handle, changes: Vec<(Bytes, Option<Bytes>)>) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
-        let mut deleted = Vec::new();
-        let mut buffer = Vec::new();
-        for (key, value) in changes {
-            let key = InlineArray::from(key.as_ref());
-            if let Some(value) = value {
-                batch.insert(key, stored(&value, &mut buffer));
-            } else {
-                batch.insert(key.clone(), InlineArray::default());
-                deleted.push(key);
-            }
-        }
-        // Those that the batch puts again after all are none.
-        deleted.retain(|key| batch.get(key).flatten().is_some_and(|stored| stored.is_empty()));
-        handle.apply_batch(batch)?;
-        // No look is needed: nobody else writes.
-        for key in deleted {
-            handle.remove(&key)?;
-        }
-        let litter = std::mem::take(&mut *self.litter.lock());
-        Self::sweep(handle, litter)
     }
 }
 
@@ -267,11 +258,12 @@ impl fmt::Debug for SledTree {
 impl Tree for SledTree {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let found = self.with_handle(|handle| handle.get(key)).map_err(failed("read a row"))?;
-        Ok(found.and_then(|stored| live(&stored)))
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn apply(&self, batch: Batch) -> Result<()> {
         let _writer = self.writer.lock();
+        let _no_flush = self.unflushed.read();
         self.health.check()?;
         let changes = batch.into_changes();
         self.with_handle(|handle| self.apply_changes(handle, changes)).map_err(failed("apply a batch"))
@@ -288,7 +280,7 @@ impl Tree for SledTree {
         let mut rows = Some(self.with_handle(|handle| handle.range::<&[u8], _>(bounds)));
         let end = end.map(Bytes::copy_from_slice);
         Box::new(std::iter::from_fn(move || {
-            let row = next_live(rows.as_mut()?, direction, self, end.as_ref().map(Bytes::as_ref));
+            let row = next_row(rows.as_mut()?, direction, end.as_ref().map(Bytes::as_ref));
             if !matches!(row, Some(Ok(_))) {
                 rows = None;
             }
@@ -304,96 +296,132 @@ impl Tree for SledTree {
     fn clear(&self) -> Result<()> {
         let _writer = self.writer.lock();
         self.health.check()?;
-        self.litter.lock().clear();
         self.with_handle(Handle::clear).map_err(failed("clear a tree"))
     }
 }
 
-/// The next row that isn't a tombstone, if it lies within the bound.
-fn next_live(
-    rows: &mut sled::Iter<FANOUT>,
-    direction: Direction,
-    tree: &SledTree,
-    end: Bound<&[u8]>,
-) -> Option<Result<Row>> {
-    loop {
-        let next = match direction {
-            Direction::Ascending => rows.next(),
-            Direction::Descending => rows.next_back(),
-        };
-        let (key, stored) = match next? {
-            Ok(row) => row,
-            Err(source) => return Some(Err(failed("scan a tree")(source))),
-        };
-        if is_beyond(&key, end) {
-            return None;
-        }
-        match live(&stored) {
-            Some(value) => return Some(Ok((Bytes::copy_from_slice(&key), value))),
-            None => tree.note_litter(key),
-        }
+/// The next row, if it lies within the bound.
+fn next_row(rows: &mut sled::Iter<FANOUT>, direction: Direction, end: Bound<&[u8]>) -> Option<Result<Row>> {
+    let next = match direction {
+        Direction::Ascending => rows.next(),
+        Direction::Descending => rows.next_back(),
+    };
+    match next? {
+        Ok((key, _)) if is_beyond(&key, end) => None,
+        Ok((key, value)) => Some(Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))),
+        Err(source) => Some(Err(failed("scan a tree")(source))),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::thread;
 
-    /// A tree in which a crash has left tombstones, and a look at what sled itself has.
-    fn littered(dir: &Path, keys: &[&str]) -> (SledEngine, Arc<dyn Tree>, Handle) {
+    use super::*;
+    use crate::testing::copy_dir;
+
+    /// More than fit in a part.
+    const ROWS: usize = 3 * PART_ROWS + 1;
+
+    fn opened(dir: &Path) -> (SledEngine, Arc<dyn Tree>) {
         let engine = SledEngine::open(dir, SledOptions::default()).unwrap();
         let tree = engine.tree("t").unwrap();
-        let raw = engine.database.lock().open_tree("t").unwrap();
-        for key in keys {
-            raw.insert(key, InlineArray::default()).unwrap();
+        (engine, tree)
+    }
+
+    fn key(number: usize) -> Bytes {
+        Bytes::from(format!("key-{number:05}"))
+    }
+
+    /// Every other row goes and comes back, round by round; all others have the round's number.
+    fn round(number: u8) -> Batch {
+        let mut batch = Batch::with_capacity(ROWS);
+        for row in 0..ROWS {
+            if (row % 2 == 1) == number.is_multiple_of(2) {
+                batch.delete(key(row));
+            } else {
+                batch.put(key(row), Bytes::copy_from_slice(&[number]));
+            }
         }
-        (engine, tree, raw)
+        batch
     }
 
-    fn raw_keys(raw: &Handle) -> Vec<String> {
-        raw.iter().map(|row| String::from_utf8(row.unwrap().0.to_vec()).unwrap()).collect()
-    }
-
-    fn put(tree: &dyn Tree, key: &'static str) {
-        let mut batch = Batch::default();
-        batch.put(Bytes::from(key), Bytes::from("value"));
-        tree.apply(batch).unwrap();
-    }
-
-    #[test]
-    fn tombstones_left_by_a_crash_are_absent_and_removed_once_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, direction) in [("up", Direction::Ascending), ("down", Direction::Descending)] {
-            let (_engine, tree, raw) = littered(&dir.path().join(name), &["a", "c"]);
-            put(tree.as_ref(), "b");
-            assert_eq!(tree.get(b"a").unwrap(), None);
-            assert_eq!(raw_keys(&raw), ["a", "b", "c"], "nobody has seen them yet");
-            let found = tree.scan(Bound::Unbounded, Bound::Unbounded, direction);
-            assert_eq!(found.map(|row| row.unwrap().0).collect::<Vec<_>>(), ["b"], "{direction:?}");
-            // What a scan has seen as a tombstone may have been written again by the time a writer looks.
-            put(tree.as_ref(), "c");
-            assert_eq!(raw_keys(&raw), ["b", "c"], "{direction:?}");
-            assert_eq!(tree.get(b"c").unwrap(), Some(Bytes::from("value")));
-        }
+    fn rows(tree: &dyn Tree) -> Vec<Row> {
+        tree.scan(Bound::Unbounded, Bound::Unbounded, Direction::Ascending).map(Result::unwrap).collect()
     }
 
     #[test]
     fn a_delete_leaves_nothing_in_sled() {
         let dir = tempfile::tempdir().unwrap();
-        let (_engine, tree, raw) = littered(dir.path(), &[]);
-        put(tree.as_ref(), "a");
+        let (engine, tree) = opened(dir.path());
+        tree.apply(round(1)).unwrap();
         let mut batch = Batch::default();
-        batch.delete(Bytes::from("a"));
+        for row in 0..ROWS {
+            batch.delete(key(row));
+        }
         batch.delete(Bytes::from("never there"));
         tree.apply(batch).unwrap();
-        assert_eq!(raw_keys(&raw), [""; 0]);
+        assert_eq!(engine.database.lock().open_tree("t").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_flush_has_all_of_a_batch_or_nothing_however_large_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
+        let (engine, tree) = opened(&live);
+        let done = AtomicBool::new(false);
+        let survivors: Vec<_> = thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in (1..u8::MAX).cycle().take_while(|_| !done.load(Ordering::SeqCst)) {
+                    tree.apply(round(number)).unwrap();
+                }
+            });
+            let survivors = (0..12).map(|copy| {
+                engine.flush().unwrap();
+                // Nothing but a flush writes, so this is what a crash would leave, in the midst of some batch.
+                let killed = killed.join(copy.to_string());
+                copy_dir(&live, &killed);
+                rows(opened(&killed).1.as_ref())
+            });
+            let survivors = survivors.collect();
+            done.store(true, Ordering::SeqCst);
+            survivors
+        });
+        for rows in &survivors {
+            let Some((_, value)) = rows.first() else { continue };
+            let number = *value.first().unwrap();
+            let whole = (0..ROWS).filter(|row| (row % 2 == 1) != number.is_multiple_of(2));
+            let whole = whole.map(|row| (key(row), value.clone()));
+            assert_eq!(*rows, whole.collect::<Vec<_>>(), "round {number}");
+        }
+        assert!(survivors.iter().any(|rows| !rows.is_empty()), "all copies were empty");
+    }
+
+    #[test]
+    fn a_batch_that_ends_halfway_is_never_flushed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
+        let (engine, tree) = opened(&live);
+        tree.apply(round(1)).unwrap();
+        engine.flush().unwrap();
+        let handle = engine.flusher.lock().clone();
+        {
+            let _underway = Underway { health: &engine.health, handle: &handle, is_whole: false };
+            engine.database.lock().open_tree("t").unwrap().insert("half", "a batch").unwrap();
+        }
+        assert!(tree.apply(Batch::default()).is_err_and(|error| error.is_fatal()));
+        assert!(engine.flush().is_err_and(|error| error.is_fatal()));
+        drop((tree, engine, handle));
+        copy_dir(&live, &killed);
+        let (_engine, survivor) = opened(&killed);
+        assert!(rows(survivor.as_ref()).iter().all(|(_, value)| value.as_ref() == [1]));
     }
 
     #[test]
     fn after_a_failed_flush_nothing_is_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let (engine, tree, _raw) = littered(dir.path(), &[]);
-        engine.health.failed.store(true, Ordering::SeqCst);
+        let (engine, tree) = opened(dir.path());
+        engine.health.fail(&engine.flusher.lock());
         assert!(tree.apply(Batch::default()).is_err_and(|error| error.is_fatal()));
         assert!(tree.clear().is_err_and(|error| error.is_fatal()));
         assert!(engine.flush().is_err_and(|error| error.is_fatal()));

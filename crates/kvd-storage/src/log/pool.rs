@@ -34,8 +34,9 @@ pub(super) const UNFINISHED: &str = "unfinished.tmp";
 const FILL_BYTES: usize = 1 << 20;
 /// So much is filled between two syncs, so that the writer's own syncs never queue behind a whole segment.
 const FILL_SYNC_BYTES: u64 = 8 << 20;
-/// Files that are kept to be used again; more of them are removed.
-const SPARE_MAX: usize = 2;
+/// Files that are kept to be used again; more of them are removed. What a checkpoint lets go of is needed until the next one:
+/// a log that is written to all the time would else spend as much on filling new files as on what it is for.
+pub(super) const SPARE_MAX: usize = 16;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The path of a segment.

@@ -13,14 +13,15 @@ use kvd_types::{Error, Result};
 
 use crate::config;
 
-/// The note: the word of the settings.
+/// The note: whose files these are, in a word.
 const NOTE: &str = "ENGINE";
 /// What a directory without the note is of.
-const FIRST: config::Engine = config::Engine::Sled;
+const FIRST: &str = "sled";
 
+/// The word for an engine's files. One more for each change of what is in them.
 const fn word(kind: config::Engine) -> &'static str {
     match kind {
-        config::Engine::Sled => "sled",
+        config::Engine::Sled => "sled 2",
         config::Engine::Fjall => "fjall",
         config::Engine::Memory => "memory",
     }
@@ -46,7 +47,8 @@ fn claim_files(dir: &Path, kind: config::Engine) -> io::Result<()> {
             dir = %dir.display(),
             before = found,
             now = word(kind),
-            "the settings name another engine than before: its state is removed, and rebuilt from checkpoints and log"
+            "these files are of another engine than the settings name, or of another version: they are removed, and the state is \
+             rebuilt from checkpoints and log"
         );
         // At once, so that a crash leaves nothing that is half of one engine.
         fs::rename(dir, &replaced)?;
@@ -76,7 +78,7 @@ fn owner(dir: &Path) -> io::Result<Option<String>> {
     };
     // An empty note is of a crash while it was written, and nothing came after it.
     let is_empty = files.iter().all(|file| file.ends_with(NOTE));
-    Ok((!is_empty).then(|| word(FIRST).to_owned()))
+    Ok((!is_empty).then(|| FIRST.to_owned()))
 }
 
 fn remove_if_present(dir: &Path) -> io::Result<()> {

@@ -16,7 +16,7 @@ async fn a_node_keeps_its_data_through_changes_of_engine() {
     let note = cluster.configs[0].data_dir.join("state/ENGINE");
     // The last start is with the engine of the one before, and finds its rows.
     for (round, (engine, word)) in
-        [(Sled, "sled"), (Fjall, "fjall"), (Sled, "sled"), (Fjall, "fjall"), (Fjall, "fjall")]
+        [(Sled, "sled 2"), (Fjall, "fjall"), (Sled, "sled 2"), (Fjall, "fjall"), (Fjall, "fjall")]
             .into_iter()
             .enumerate()
     {
