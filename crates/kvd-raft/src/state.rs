@@ -129,8 +129,9 @@ pub(crate) struct ReplicaState {
     much_waits: Notify,
     /// The engine's rows stand still while a checkpoint is written.
     writes_checkpoint: AtomicBool,
-    /// Counts drains, so that an applier at the bound can wait for one.
-    drains: watch::Sender<u64>,
+    /// Counts what may have made room in memory, so that an applier at the bound can wait for it: rows were set apart to be
+    /// drained, or a drain has ended.
+    made_room: watch::Sender<u64>,
     fault: watch::Sender<Option<Fault>>,
     /// A checkpoint that was written and that openraft has still to be told of.
     prepared: Mutex<Option<(SnapshotMeta, Checkpoint)>>,
@@ -182,7 +183,7 @@ impl ReplicaState {
             rows_waiting: Notify::new(),
             much_waits: Notify::new(),
             writes_checkpoint: AtomicBool::new(false),
-            drains: watch::Sender::new(0),
+            made_room: watch::Sender::new(0),
             fault: watch::Sender::new(None),
             prepared: Mutex::default(),
             applied: watch::Sender::new(index_of(last.as_ref())),
@@ -365,11 +366,11 @@ impl ReplicaState {
         if self.has_room() {
             return Ok(());
         }
-        let (mut drains, mut fault) = (self.drains.subscribe(), self.fault.subscribe());
+        let (mut made_room, mut fault) = (self.made_room.subscribe(), self.fault.subscribe());
         while !self.has_room() {
             self.rows_waiting.notify_one();
             tokio::select! {
-                drained = drains.changed() => drained.map_err(io::Error::other)?,
+                told = made_room.changed() => told.map_err(io::Error::other)?,
                 () = self.closed.cancelled() => return self.check_open(),
                 broken = fault.wait_for(Option::is_some) => {
                     drop(broken.map_err(io::Error::other)?);
@@ -394,6 +395,10 @@ impl ReplicaState {
         rows.max(self.table.active_bytes() / self.memory.drain_bytes.max(1))
     }
 
+    fn tell_of_room(&self) {
+        self.made_room.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
     fn has_room(&self) -> bool {
         self.table.active_rows() <= self.memory.rows_max && self.table.active_bytes() <= self.memory.bytes_max
     }
@@ -405,6 +410,8 @@ impl ReplicaState {
         applier.machine.set_header(header);
         applier.machine.prepare_freeze();
         let froze = self.table.freeze();
+        // What is frozen no longer counts, and the drain may take long.
+        self.tell_of_room();
         (froze, SnapshotMeta { last_log_id: applier.last, last_membership: applier.membership.clone() })
     }
 
@@ -441,7 +448,7 @@ impl ReplicaState {
                 state.table.drain().map_err(|error| state.broken(&error.into()))
             })
             .await?;
-        self.drains.send_modify(|drains| *drains = drains.wrapping_add(1));
+        self.tell_of_room();
         Ok(())
     }
 
@@ -483,7 +490,7 @@ impl ReplicaState {
                 Ok((position, checkpoint.map_err(|error| state.checkpoint_failed(error))?))
             })
             .await?;
-        self.drains.send_modify(|drains| *drains = drains.wrapping_add(1));
+        self.tell_of_room();
         Ok(taken)
     }
 

@@ -1,7 +1,8 @@
-//! Which threads apply entries.
+//! Which threads apply entries, and what applying waits for.
 
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
+use futures::FutureExt as _;
 use kvd_proto::log::encode_proposal;
 use kvd_storage::{
     checkpoint::CheckpointStore,
@@ -13,6 +14,7 @@ use kvd_types::{Command, GroupId, LogIndex, Proposal, ReplicaId};
 use openraft::EntryPayload;
 use tokio::sync::oneshot;
 
+use super::harness::{PATIENCE, put};
 use crate::{
     blocking::Blocking,
     codec,
@@ -24,7 +26,7 @@ use crate::{
 };
 
 /// A state in an engine that is read where entries are applied.
-fn state(dir: &Path) -> Arc<ReplicaState> {
+fn state(dir: &Path, memory: MemoryOptions) -> Arc<ReplicaState> {
     let (group, replica) = (GroupId(1), ReplicaId(1));
     let disk = SimDisk::with_dir(1, Path::new("/data"));
     let state = ReplicaState::open(StateParts {
@@ -34,7 +36,7 @@ fn state(dir: &Path) -> Arc<ReplicaState> {
             Table::open(Arc::new(SledEngine::open(dir, SledOptions::default()).unwrap()), replica).unwrap(),
         ),
         checkpoints: CheckpointStore::open(Arc::new(disk), Path::new("/data/checkpoints")).unwrap(),
-        memory: MemoryOptions::default(),
+        memory,
         blocking: Blocking::Pool,
         disk_reads: DiskReads::new(Blocking::Pool).unwrap(),
         drain_turns: DrainTurns::new(Blocking::Pool),
@@ -43,8 +45,7 @@ fn state(dir: &Path) -> Arc<ReplicaState> {
     Arc::new(state.unwrap())
 }
 
-fn entry(index: u64, commands: usize) -> Entry {
-    let commands = vec![Command::OpenSession; commands];
+fn entry(index: u64, commands: Vec<Command>) -> Entry {
     let proposal = EncodedProposal(encode_proposal(Proposal { commands, ..Proposal::default() }));
     Entry { log_id: codec::log_id(1, index), payload: EntryPayload::Normal(proposal) }
 }
@@ -53,7 +54,7 @@ fn entry(index: u64, commands: usize) -> Entry {
 #[tokio::test]
 async fn an_entry_that_may_take_long_leaves_the_thread_to_others() {
     let dir = tempfile::tempdir().unwrap();
-    let state = state(dir.path());
+    let state = state(dir.path(), MemoryOptions::default());
     for (index, commands) in [(1, 0), (2, COMMANDS_APPLIED_ELSEWHERE)] {
         let (holds, held) = oneshot::channel();
         let (release, released) = std::sync::mpsc::channel::<()>();
@@ -70,7 +71,7 @@ async fn an_entry_that_may_take_long_leaves_the_thread_to_others() {
         held.await.unwrap();
         let applying = tokio::spawn({
             let state = Arc::clone(&state);
-            async move { state.apply(entry(index, commands)).await }
+            async move { state.apply(entry(index, vec![Command::OpenSession; commands])).await }
         });
         tokio::task::yield_now().await;
         let is_waited_for = release.send(()).is_ok();
@@ -81,4 +82,26 @@ async fn an_entry_that_may_take_long_leaves_the_thread_to_others() {
         );
         assert_eq!(*state.applied.borrow(), LogIndex(index));
     }
+}
+
+#[tokio::test]
+async fn an_applier_at_the_bound_does_not_wait_for_the_end_of_a_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), MemoryOptions { rows_max: 0, ..MemoryOptions::default() });
+    state.apply(entry(1, vec![put("key", "value")])).await.unwrap();
+    let mut waiting = Box::pin(state.wait_for_room());
+    assert!((&mut waiting).now_or_never().is_none(), "the memory is full");
+    // The drain does not come to its end.
+    let hold = state.table.hold_drains();
+    let draining = tokio::spawn({
+        let state = Arc::clone(&state);
+        async move { state.drain().await }
+    });
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("there is room once the rows are set apart")
+        .unwrap();
+    assert!(!draining.is_finished());
+    drop(hold);
+    draining.await.unwrap().unwrap();
 }
