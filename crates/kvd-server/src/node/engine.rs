@@ -369,11 +369,11 @@ mod tests {
             assert!(!with_a_row(kind, &state).2, "{kind:?}");
             assert!(with_a_row(kind, &state).2, "{kind:?}");
         }
-        // As a version left it that knew of no other engine.
-        fs::remove_file(state.join("ENGINE")).unwrap();
-        assert!(with_a_row(config::Engine::Sled, &state).2);
-        fs::remove_file(state.join("ENGINE")).unwrap();
-        assert!(!with_a_row(config::Engine::Fjall, &state).2);
+        // As a version left it that knew of no other engine, and whose rows were of another format.
+        for kind in [config::Engine::Sled, config::Engine::Fjall] {
+            fs::remove_file(state.join("ENGINE")).unwrap();
+            assert!(!with_a_row(kind, &state).2, "{kind:?}");
+        }
         // As a crash left it that came between: there is still something to remove.
         fs::create_dir(dir.path().join("state.replaced")).unwrap();
         assert!(with_a_row(config::Engine::Fjall, &state).2);
