@@ -14,15 +14,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kvd_client::{Client, Put, WatchStream};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     cli::Expiry,
-    load::{FILL_IN_FLIGHT, Times, key, value},
+    load::{FILL_IN_FLIGHT, Times, key},
     target::kind,
+    values::Values,
 };
 
 /// The prefix of the keys that expire: none of those that are written.
@@ -97,9 +97,11 @@ pub(crate) async fn run(arguments: &Expiry) -> anyhow::Result<Report> {
 }
 
 async fn fill(client: &Client, arguments: &Expiry, expiring: impl Fn(Put) -> Put) -> anyhow::Result<()> {
-    let value = value(arguments.common.value_bytes, 0);
+    let values = &Values::new(arguments.common.value_bytes);
     stream::iter(0..arguments.keys)
-        .map(|number| expiring(client.put(format!("{EXPIRING}{number:012}"), &value)).into_future())
+        .map(|number| {
+            expiring(client.put(format!("{EXPIRING}{number:012}"), values.numbered(number))).into_future()
+        })
         .buffer_unordered(FILL_IN_FLIGHT)
         .try_for_each(|_| async { Ok(()) })
         .await
@@ -139,10 +141,10 @@ struct Writers {
 impl Writers {
     fn begin(arguments: &Expiry, connections: &[Client]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let values = Values::new(arguments.common.value_bytes);
         let tasks = (0..arguments.common.clients).zip(connections.iter().cycle()).map(|(number, client)| {
-            let value = value(arguments.common.value_bytes, number.into());
             let random = SmallRng::seed_from_u64(number.into());
-            tokio::spawn(write(client.clone(), value, random, Arc::clone(&stop)))
+            tokio::spawn(write(client.clone(), values.clone(), random, Arc::clone(&stop)))
         });
         Self { began: Instant::now(), tasks: tasks.collect(), stop }
     }
@@ -165,7 +167,7 @@ impl Writers {
 /// Writes until it is told to stop.
 async fn write(
     client: Client,
-    value: Bytes,
+    values: Values,
     mut random: SmallRng,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Written> {
@@ -173,7 +175,7 @@ async fn write(
     let (mut times, mut errors) = (Times::new()?, BTreeMap::new());
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
-        match client.put(key(random.random_range(0..KEYS)), &value).await {
+        match client.put(key(random.random_range(0..KEYS)), values.draw(&mut random)).await {
             Ok(_) => times.add(began.elapsed()),
             Err(error) => *errors.entry(kind(&error)).or_default() += 1,
         }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use kvd_client::{Client, ShardId};
 use tokio::sync::Mutex;
 
-use crate::{cli::Gap, load::value, target::kind};
+use crate::{cli::Gap, target::kind, values::Values};
 
 /// Keys that are located in search of one for each shard.
 const SEARCH_KEYS_MAX: u32 = 100_000;
@@ -80,7 +80,7 @@ pub(crate) async fn run(arguments: &Gap) -> anyhow::Result<Report> {
     let report =
         Report { elapsed: Duration::ZERO, overall: Track::new(started), shards, errors: BTreeMap::new() };
     let report = Arc::new(Mutex::new(report));
-    let value = value(arguments.common.value_bytes, 0);
+    let value = Values::new(arguments.common.value_bytes).numbered(0);
     let writers = usize::try_from(arguments.common.clients)?.max(keys.len());
     let tasks: Vec<_> = keys
         .iter()

@@ -8,16 +8,16 @@ use std::{
 };
 
 use anyhow::anyhow;
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kvd_client::LeaseId;
-use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+use rand::{RngExt as _, rngs::SmallRng};
 
 use crate::{
     cli::{Choice, Misuse, Run, Workload},
     clusters::{Cluster, Workplace, uninterrupted},
     cost::{Figures, Meter},
     target::{Connection, Failure, Reads, Target, TopologySize},
+    values::Values,
 };
 
 mod book;
@@ -305,9 +305,11 @@ pub(crate) async fn measure(connections: &[Connection], load: &Load) -> anyhow::
 
 /// Writes each key once.
 pub(crate) async fn fill(connections: &[Connection], load: &Load) -> anyhow::Result<()> {
-    let value = &value(load.value_bytes, 0);
+    let values = &Values::new(load.value_bytes);
     stream::iter((0..load.keys).zip(connections.iter().cycle()))
-        .map(|(number, connection)| connection.put(number, value, load.ttl))
+        .map(|(number, connection)| async move {
+            connection.put(number, &values.numbered(number), load.ttl).await
+        })
         .buffer_unordered(FILL_IN_FLIGHT)
         .try_for_each(|()| async { Ok(()) })
         .await
@@ -327,11 +329,4 @@ pub(crate) const PREFIX: &str = "bench-";
 
 pub(crate) fn key(number: u64) -> String {
     format!("{PREFIX}{number:012}")
-}
-
-/// Bytes that don't compress, the same in each run.
-pub(crate) fn value(bytes: usize, seed: u64) -> Bytes {
-    let mut value = vec![0; bytes];
-    SmallRng::seed_from_u64(seed).fill(&mut value[..]);
-    value.into()
 }

@@ -38,6 +38,7 @@ mod report;
 mod scan;
 mod target;
 mod usage;
+mod values;
 mod watch;
 mod wire;
 

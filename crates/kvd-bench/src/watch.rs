@@ -17,8 +17,9 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     cli::Watch,
-    load::{PREFIX, Times, key, value},
+    load::{PREFIX, Times, key},
     target::kind,
+    values::Values,
 };
 
 /// How long the watchers may take to be told of the last writes.
@@ -57,12 +58,12 @@ pub(crate) async fn run(arguments: &Watch) -> anyhow::Result<Report> {
     let watchers_of_each = if arguments.apart { 1 } else { u64::from(arguments.watchers) };
     let started = Instant::now();
     let end = started + Duration::from_secs(arguments.duration);
+    let values = Values::new(arguments.common.value_bytes.max(8));
     let writers: Vec<_> = (0..arguments.common.clients)
         .zip(connections.iter().cycle())
         .map(|(number, client)| {
-            let base = value(arguments.common.value_bytes.max(8), number.into()).to_vec();
             let random = SmallRng::seed_from_u64(number.into());
-            tokio::spawn(write(client.clone(), keys, base, random, epoch, end))
+            tokio::spawn(write(client.clone(), keys, values.clone(), random, epoch, end))
         })
         .collect();
     let mut puts = Times::new()?;
@@ -121,7 +122,7 @@ async fn listen(
 async fn write(
     client: Client,
     keys: u64,
-    mut value: Vec<u8>,
+    values: Values,
     mut random: SmallRng,
     epoch: Instant,
     end: Instant,
@@ -133,10 +134,11 @@ async fn write(
             return Ok((times, errors));
         }
         let since = u64::try_from(began.duration_since(epoch).as_micros())?;
+        let mut value = values.draw(&mut random).to_vec();
         if let Some(stamp) = value.first_chunk_mut() {
             *stamp = since.to_be_bytes();
         }
-        match client.put(key(random.random_range(0..keys)), value.as_slice()).await {
+        match client.put(key(random.random_range(0..keys)), value).await {
             Ok(_) => times.add(began.elapsed()),
             Err(error) => *errors.entry(kind(&error)).or_default() += 1,
         }

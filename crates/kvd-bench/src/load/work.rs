@@ -13,11 +13,11 @@ use bytes::Bytes;
 use kvd_client::LeaseId;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-use super::{Book, Kind, Load, choice::Keys, value};
-use crate::target::{Connection, Failure};
-
-/// Values that are put: enough that a target can't make one of many.
-const VALUES: usize = 16;
+use super::{Book, Kind, Load, choice::Keys};
+use crate::{
+    target::{Connection, Failure},
+    values::Values,
+};
 
 /// What all clients share.
 pub(super) struct Work {
@@ -25,7 +25,7 @@ pub(super) struct Work {
     pub(super) book: Book,
     leases: Vec<LeaseId>,
     keys: Keys,
-    values: [Bytes; VALUES],
+    values: Values,
 }
 
 /// One request.
@@ -33,6 +33,8 @@ pub(super) struct Request {
     pub(super) kind: Kind,
     /// Of the key, or of the keys; a batch's puts are of one shard, and need no more than one.
     numbers: Vec<u64>,
+    /// What a write puts there.
+    value: Bytes,
     /// Rows of a scan.
     rows: u32,
     /// Of the client that makes it, or of the request where there are no clients.
@@ -41,9 +43,8 @@ pub(super) struct Request {
 
 impl Work {
     pub(super) fn new(load: &Load, leases: Vec<LeaseId>) -> anyhow::Result<Self> {
-        let values = std::array::from_fn(|seed| value(load.value_bytes, seed as u64));
         let (book, keys) = (Book::new(&load.kinds())?, Keys::new(load.choice, load.keys)?);
-        Ok(Self { load: load.clone(), book, leases, keys, values })
+        Ok(Self { load: load.clone(), book, leases, keys, values: Values::new(load.value_bytes) })
     }
 
     /// The next request.
@@ -52,13 +53,13 @@ impl Work {
         let keys = if kind == Kind::BatchGet { self.load.batch } else { 1 };
         let numbers = (0..keys).map(|_| self.keys.draw(random)).collect();
         let rows = if kind == Kind::Scan { random.random_range(1..=self.load.rows_max) } else { 0 };
-        Request { kind, numbers, rows, maker }
+        Request { kind, numbers, value: self.values.draw(random), rows, maker }
     }
 
     /// Makes a request. Gives the rows that it was answered with, where there may be more than one.
     pub(super) async fn ask(&self, connection: &Connection, request: &Request) -> Result<u64, Failure> {
         let (load, number) = (&self.load, request.numbers.first().copied().unwrap_or_default());
-        let value = &self.values[request.maker % VALUES];
+        let value = &request.value;
         match request.kind {
             Kind::Put => connection.put(number, value, load.ttl).await?,
             Kind::Get => connection.get(number, load.reads).await?,
