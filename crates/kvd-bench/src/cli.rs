@@ -190,6 +190,10 @@ pub(crate) struct Compare {
     /// The short form, to see that it works: less of everything, so its figures say little
     #[arg(long, conflicts_with_all = ["keys", "rounds", "duration"])]
     pub(crate) short: bool,
+    /// Then also what kvd alone is tried with: leaders killed and moved, idle nodes, a hundred times as many keys, and values of
+    /// five times the memory. It takes half an hour, and 20 GB of disk
+    #[arg(long, conflicts_with = "sweep")]
+    pub(crate) all: bool,
     /// Puts and gets alone, with other numbers of this one after the other: what `plot` draws
     #[arg(long, value_enum)]
     pub(crate) sweep: Option<Sweep>,

@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    limit::MemoryLimit,
     target::{Reach, Target},
     usage,
 };
@@ -42,6 +43,18 @@ impl Size {
     fn shards_on(self, cores: usize) -> Option<u32> {
         self.shards.or_else(|| (cores < usize::from(self.nodes)).then_some(1))
     }
+}
+
+/// How kvd is started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup<'a> {
+    /// None: the one beside this program.
+    pub(crate) binary: Option<&'a Path>,
+    pub(crate) size: Size,
+    /// None: the usual one.
+    pub(crate) engine: Option<&'a str>,
+    /// How much memory all nodes have together, if not all that there is.
+    pub(crate) limit: Option<&'a MemoryLimit>,
 }
 
 /// A process, and where its output goes.
@@ -66,14 +79,18 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Starts kvd.
-    pub(crate) async fn kvd(binary: Option<&Path>, size: Size, dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn kvd(setup: Setup<'_>, dir: &Path) -> anyhow::Result<Self> {
+        let Setup { binary, size, engine, limit } = setup;
         let binary = match binary {
             Some(binary) => binary.to_owned(),
             None => beside_this_program("kvd")?,
         };
         let nodes = size.nodes;
         let port = free_ports(10 * nodes)?;
-        let mut command = Command::new(&binary);
+        let mut command = limit.map_or_else(|| Command::new(&binary), |limit| limit.command(&binary));
+        if let Some(engine) = engine {
+            command.env("KVD_STORAGE_ENGINE", engine);
+        }
         command.args(["local", "--nodes", &nodes.to_string(), "--base-port", &port.to_string()]);
         if let Some(shards) = size.shards_on(available_parallelism()?.get()) {
             command.args(["--shards", &shards.to_string()]);
@@ -192,6 +209,18 @@ impl Cluster {
         let written = connection.put(0, &"ready".into(), None).await;
         connection.close().await;
         written.map_err(|failure| anyhow!("a first write failed: {failure}"))
+    }
+
+    /// Kills the node that clients reach at an address, as a failing machine would.
+    pub(crate) fn kill(&self, client_address: &str) -> anyhow::Result<()> {
+        let listens = format!("--listen-client={client_address}");
+        for &node in &self.nodes {
+            if usage::command_line(node)?.contains(&listens) {
+                let id = Pid::from_raw(node.try_into()?).context("a process has no id")?;
+                return Ok(kill_process(id, Signal::KILL)?);
+            }
+        }
+        bail!("no node listens at {client_address}")
     }
 
     /// Stops it, and waits until it has stopped.

@@ -5,6 +5,8 @@
 //! those of the processes that serve, the writes those of the disk; what the generator takes is told apart, because it works on
 //! the same cores.
 //!
+//! With `--all` kvd goes on alone with what takes longer ([`trials`]).
+//!
 //! With `--sweep` it is puts and gets alone, of other numbers of clients, keys, shards or nodes one after the other.
 
 use std::{
@@ -20,7 +22,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{self, Misuse, Sweep, Workload},
-    clusters::{Cluster, Size, Workplace, uninterrupted},
+    clusters::{Cluster, Setup, Size, Workplace, uninterrupted},
     cost::{Figures, Meter},
     load::{self, Load, Report, Stop},
     machine::Machine,
@@ -29,9 +31,11 @@ use crate::{
 
 mod case;
 mod show;
+mod trials;
 
 use case::{Case, PLANS, Plan, Point, medians, puts_and_gets};
 pub(crate) use show::show;
+use trials::Trial;
 
 /// How long each request is tried.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +51,8 @@ pub(crate) struct Comparison {
     rounds: u32,
     seconds: u64,
     cases: Vec<Case>,
+    /// Of kvd alone.
+    trials: Vec<Trial>,
     /// Requests that failed, by target and kind.
     errors: BTreeMap<String, u64>,
 }
@@ -64,12 +70,14 @@ pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> 
     for point in arguments.points()? {
         cases.extend(start_and_compare(arguments, &point, &mut errors).await?);
     }
+    let trials = if arguments.all { trials::run(arguments, &mut errors).await? } else { Vec::new() };
     Ok(Comparison {
         machine: Machine::here()?,
         value_bytes: arguments.value_bytes,
         rounds: arguments.rounds,
         seconds: arguments.duration,
         cases,
+        trials,
         errors,
     })
 }
@@ -102,7 +110,8 @@ async fn start(
     dir: &Path,
     clusters: &mut Clusters,
 ) -> anyhow::Result<()> {
-    clusters.push((Target::Kvd, Cluster::kvd(arguments.kvd.as_deref(), size, dir).await?));
+    let setup = Setup { binary: arguments.kvd.as_deref(), size, engine: None, limit: None };
+    clusters.push((Target::Kvd, Cluster::kvd(setup, dir).await?));
     match Cluster::etcd(&arguments.etcd, size.nodes, dir).await? {
         Some(etcd) => clusters.push((Target::Etcd, etcd)),
         None => say_missing(&arguments.etcd, "etcd-server", "--etcd"),
@@ -143,14 +152,12 @@ async fn compare(
             for contender in contenders.iter().filter(|contender| plan.has(contender.target)) {
                 let (figures, failed) = contender.measure(&arguments.load(plan, point)).await?;
                 samples.entry((place, contender.target)).or_default().push(figures);
-                for (failure, count) in failed {
-                    *errors.entry(format!("{}: {failure}", contender.target.name())).or_default() += count;
-                }
+                note(errors, contender.target, failed);
             }
         }
     }
-    for connection in contenders.into_iter().flat_map(|contender| contender.connections) {
-        connection.close().await;
+    for contender in contenders {
+        contender.close().await;
     }
     let mut medians_of: BTreeMap<usize, BTreeMap<Target, Figures>> = BTreeMap::new();
     for ((place, target), samples) in samples {
@@ -280,6 +287,12 @@ impl<'a> Contender<'a> {
         load::fill(&self.connections, load).await.context(self.target.name())
     }
 
+    async fn close(self) {
+        for connection in self.connections {
+            connection.close().await;
+        }
+    }
+
     async fn measure(&self, load: &Load) -> anyhow::Result<(Figures, BTreeMap<String, u64>)> {
         let meter = Meter::start(self.nodes, self.data_dir)?;
         let report = load::measure(&self.connections, load).await?;
@@ -291,6 +304,13 @@ impl<'a> Contender<'a> {
             failed.insert(OVERLOADED.to_owned(), report.overloaded);
         }
         Ok((figures, failed))
+    }
+}
+
+/// Adds requests of a target that have failed.
+fn note(errors: &mut Errors, target: Target, failed: BTreeMap<String, u64>) {
+    for (failure, count) in failed {
+        *errors.entry(format!("{}: {failure}", target.name())).or_default() += count;
     }
 }
 

@@ -63,30 +63,53 @@ impl Track {
     }
 }
 
+/// The writers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writers {
+    /// At least one for each shard.
+    pub(crate) clients: u32,
+    pub(crate) value_bytes: usize,
+    pub(crate) duration: Duration,
+}
+
 /// Writes, and counts the time.
 pub(crate) async fn run(arguments: &Gap) -> anyhow::Result<Report> {
     let connections = arguments.common.connect().await?;
+    let writers = Writers {
+        clients: arguments.common.clients,
+        value_bytes: arguments.common.value_bytes,
+        duration: Duration::from_secs(arguments.duration),
+    };
+    let report = measure(&connections, writers).await?;
+    for client in connections {
+        client.close().await;
+    }
+    Ok(report)
+}
+
+/// The same over connections that there are.
+pub(crate) async fn measure(connections: &[Client], writers: Writers) -> anyhow::Result<Report> {
     let first = connections.first().context("there is no connection")?;
     let keys = one_key_per_shard(first).await?;
     // Sessions are opened before the clock starts.
-    for client in &connections {
+    for client in connections {
         for key in keys.values() {
             client.put(key, "").await?;
         }
     }
     let started = Instant::now();
-    let end = started + Duration::from_secs(arguments.duration);
+    let end = started + writers.duration;
     let shards = keys.keys().map(|&shard| (shard, Track::new(started))).collect();
     let report =
         Report { elapsed: Duration::ZERO, overall: Track::new(started), shards, errors: BTreeMap::new() };
     let report = Arc::new(Mutex::new(report));
-    let value = Values::new(arguments.common.value_bytes).numbered(0);
-    let writers = usize::try_from(arguments.common.clients)?.max(keys.len());
+    let value = Values::new(writers.value_bytes).numbered(0);
+    let count = usize::try_from(writers.clients)?.max(keys.len());
     let tasks: Vec<_> = keys
         .iter()
         .cycle()
         .zip(connections.iter().cycle())
-        .take(writers)
+        .take(count)
         .map(|((&shard, key), client)| {
             let (client, key, value, report) =
                 (client.clone(), key.clone(), value.clone(), Arc::clone(&report));
@@ -110,9 +133,6 @@ pub(crate) async fn run(arguments: &Gap) -> anyhow::Result<Report> {
         .collect();
     for task in tasks {
         task.await?;
-    }
-    for client in connections {
-        client.close().await;
     }
     let mut report = Arc::into_inner(report).context("a writer has not ended")?.into_inner();
     report.elapsed = started.elapsed();

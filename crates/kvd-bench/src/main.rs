@@ -6,7 +6,7 @@
 //!   an open one, with a fixed rate of requests.
 //! - [`target`]: what these are made of: kvd, by its client library or by unary calls, its peers, or a bare limit.
 //! - [`compare`]: `compare`, kvd and its peers side by side: [`clusters`] starts them, [`cost`] and [`usage`] say what they
-//!   use, [`machine`] where.
+//!   use, [`limit`] how little memory they may have, [`machine`] where.
 //! - [`echo`]: `echo`, a server with nothing behind it; [`wire`] has the code generated for it and for unary calls.
 //! - [`gap`]: `gap`, writes without pause, and how long none was acknowledged while a leader was killed by hand.
 //! - [`scan`]: `scan`, how fast the rows of what `run` has written come.
@@ -31,6 +31,7 @@ mod cost;
 mod echo;
 mod expiry;
 mod gap;
+mod limit;
 mod load;
 mod machine;
 mod plot;

@@ -56,6 +56,12 @@ pub(crate) fn children(process: u32) -> io::Result<Vec<u32>> {
     Ok(children)
 }
 
+/// The words that a process was started with.
+pub(crate) fn command_line(process: u32) -> io::Result<Vec<String>> {
+    let words = fs::read(format!("/proc/{process}/cmdline"))?;
+    Ok(words.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+}
+
 /// Places in a `stat` file after the name of the program, as in `proc(5)`, less the three that stand before.
 const PARENT: usize = 1;
 const USER_TICKS: usize = 11;
@@ -97,5 +103,11 @@ mod tests {
         let used = Usage::of(&[std::process::id()]).unwrap();
         assert!(used.resident_bytes > 0 && used.cpu_seconds >= 0.0);
         Usage::of(&[u32::MAX]).unwrap_err();
+    }
+
+    #[test]
+    fn this_process_was_started_with_its_name() {
+        let words = command_line(std::process::id()).unwrap();
+        assert!(words.first().is_some_and(|name| name.contains("kvd_bench")), "{words:?}");
     }
 }

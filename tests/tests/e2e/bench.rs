@@ -112,7 +112,7 @@ async fn the_short_comparison_measures_kvd_and_the_limits_and_leaves_nothing() {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KVD_")) {
         command.env_remove(name);
     }
-    command.args(["compare", "--short", "--etcd=no-such-program", "--redis=no-such-program"]);
+    command.args(["compare", "--short", "--all", "--etcd=no-such-program", "--redis=no-such-program"]);
     command.args(["--output=json", "--data-dir"]);
     let output = run({
         command.arg(dir.path());
@@ -134,5 +134,19 @@ async fn the_short_comparison_measures_kvd_and_the_limits_and_leaves_nothing() {
         assert_eq!(rate("log").is_some(), !unary && case["workload"] == "put", "{case}");
         assert_eq!((rate("etcd"), rate("redis")), (None, None));
     }
+    for trial in comparison["trials"].as_array().unwrap() {
+        // Not every machine lets memory be limited.
+        let says = |found: &Value| found.as_f64().is_some_and(|found| found > 0.0);
+        let figures = trial["figures"].as_object().unwrap();
+        let found = |name: &str| figures.get(name).is_some_and(says);
+        let tried = match trial["name"].as_str().unwrap() {
+            "leaders moved" | "a leader killed" => found("longest_gap_ms"),
+            idle if idle.starts_with("idle") => found("resident_mib_per_node"),
+            "more than memory" if trial["skipped"].is_string() => figures.is_empty(),
+            _ => found("puts_per_second") && found("get_p99_ms"),
+        };
+        assert!(tried, "{trial}");
+    }
+    assert_eq!(comparison["trials"].as_array().unwrap().len(), 6);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "what it made is gone");
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::{
     Comparison,
     case::{Case, Ratio},
+    trials::Trial,
 };
 use crate::{
     cli::Format,
@@ -36,7 +37,7 @@ pub(crate) fn show(out: &mut impl Write, format: Format, comparison: &Comparison
     if format == Format::Json {
         return write_json(out, comparison);
     }
-    let Comparison { machine, value_bytes, rounds, seconds, cases, errors } = comparison;
+    let Comparison { machine, value_bytes, rounds, seconds, cases, trials, errors } = comparison;
     writeln!(
         out,
         "{} cores of {}, Linux {}; values of {value_bytes} bytes; medians of {rounds} rounds of {seconds} s",
@@ -44,7 +45,16 @@ pub(crate) fn show(out: &mut impl Write, format: Format, comparison: &Comparison
     )?;
     writeln!(out, "{LEGEND}")?;
     cases.iter().try_for_each(|case| show_case(out, case))?;
+    trials.iter().try_for_each(|trial| show_trial(out, trial))?;
     errors.iter().try_for_each(|(failure, count)| writeln!(out, "\n{count} x {failure}"))
+}
+
+fn show_trial(out: &mut impl Write, Trial { name, figures, skipped }: &Trial) -> io::Result<()> {
+    writeln!(out, "\nkvd alone, {name}")?;
+    if let Some(why) = skipped {
+        writeln!(out, "not tried: {why}")?;
+    }
+    figures.iter().try_for_each(|(figure, value)| writeln!(out, "{value:>10.2} {}", figure.replace('_', " ")))
 }
 
 fn show_case(out: &mut impl Write, case: &Case) -> io::Result<()> {
