@@ -152,7 +152,7 @@ async fn compare(
             for contender in contenders.iter().filter(|contender| plan.has(contender.target)) {
                 let (figures, failed) = contender.measure(&arguments.load(plan, point)).await?;
                 samples.entry((place, contender.target)).or_default().push(figures);
-                note(errors, contender.target, failed);
+                add_failed(errors, contender.target, failed);
             }
         }
     }
@@ -308,7 +308,7 @@ impl<'a> Contender<'a> {
 }
 
 /// Adds requests of a target that have failed.
-fn note(errors: &mut Errors, target: Target, failed: BTreeMap<String, u64>) {
+fn add_failed(errors: &mut Errors, target: Target, failed: BTreeMap<String, u64>) {
     for (failure, count) in failed {
         *errors.entry(format!("{}: {failure}", target.name())).or_default() += count;
     }

@@ -49,14 +49,12 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        match fs::remove_dir(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                drop(io::Write::write_fmt(
-                    &mut io::stderr(),
-                    format_args!("kvd-bench: {} is left\n", self.0.display()),
-                ));
-            }
-            _ => {}
+        // It can only be left then.
+        if fs::remove_dir(&self.0).is_err() {
+            drop(io::Write::write_fmt(
+                &mut io::stderr(),
+                format_args!("kvd-bench: {} is left\n", self.0.display()),
+            ));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - [`cli`]: the verbs and flags.
 //! - [`load`]: `run`, a closed loop of many clients, each of which begins its next request when the last one is answered; or
 //!   an open one, with a fixed rate of requests.
+//! - [`values`]: what is written.
 //! - [`target`]: what these are made of: kvd, by its client library or by unary calls, its peers, or a bare limit.
 //! - [`compare`]: `compare`, kvd and its peers side by side: [`clusters`] starts them, [`cost`] and [`usage`] say what they
 //!   use, [`limit`] how little memory they may have, [`machine`] where.

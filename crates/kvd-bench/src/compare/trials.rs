@@ -12,7 +12,7 @@ use kvd_client::{Client, Config};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::{Contender, Errors, TIMEOUT, note, say};
+use super::{Contender, Errors, TIMEOUT, add_failed, say};
 use crate::{
     cli::{self, Workload},
     clusters::{Cluster, Setup, Size, Workplace, uninterrupted},
@@ -35,12 +35,15 @@ pub(super) struct Trial {
 
 /// How much of everything.
 struct Scale {
+    /// How long is written while leaders move, and while one is killed.
     gap: Duration,
     idle_shards: [u32; 2],
     /// How long a cluster is left alone before it is looked at, and then looked at.
     idle: Duration,
     many_keys: u64,
+    /// Keys of what is more than memory.
     large_keys: u64,
+    /// How long each load on that many lasts.
     large: Duration,
 }
 
@@ -54,7 +57,7 @@ const MOVES: u32 = 6;
 const GAP_CLIENTS: u32 = 64;
 const WRITERS: u32 = 256;
 const COLD_READERS: u32 = 16;
-/// Fewer nodes do without no other.
+/// With fewer no majority is left when one is killed.
 const NODES_MIN: u16 = 3;
 
 impl Scale {
@@ -129,7 +132,7 @@ async fn leaders(arguments: &cli::Compare, scale: &Scale) -> anyhow::Result<Vec<
         let why = format!("it takes {NODES_MIN} nodes");
         return Ok(names.map(|name| Trial::skipped(name, why.clone())).into());
     }
-    let mut longest = [Duration::ZERO; 2];
+    let mut felt = [(Duration::ZERO, 0); 2];
     for round in 0..arguments.rounds {
         say(format_args!("leaders moved and killed, round {} of {}", round + 1, arguments.rounds));
         let setup = setup(arguments, arguments.nodes, Some(arguments.nodes.into()));
@@ -141,25 +144,30 @@ async fn leaders(arguments: &cli::Compare, scale: &Scale) -> anyhow::Result<Vec<
             Ok([moved, killed])
         })
         .await?;
-        longest = [longest[0].max(moved), longest[1].max(killed)];
+        for ((longest, failed), report) in felt.iter_mut().zip([moved, killed]) {
+            *longest = report.shards.values().map(|track| track.longest).fold(*longest, Duration::max);
+            *failed += report.errors.values().sum::<u64>();
+        }
     }
-    let trial = |(name, gap): (&str, Duration)| {
-        Trial::of(name, Figures::from([("longest_gap_ms", gap.as_secs_f64() * 1000.0)]))
+    #[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
+    let trial = |(name, (longest, failed)): (&str, (Duration, u64))| {
+        let longest_ms = longest.as_secs_f64() * 1000.0;
+        Trial::of(name, Figures::from([("longest_gap_ms", longest_ms), ("failed_writes", failed as f64)]))
     };
-    Ok(names.into_iter().zip(longest).map(trial).collect())
+    Ok(names.into_iter().zip(felt).map(trial).collect())
 }
 
-/// The longest time that no write to one of the shards was acknowledged, while something happened.
+/// What writers felt while something happened.
 async fn gap_while(
     client: &Client,
     arguments: &cli::Compare,
     scale: &Scale,
     happening: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<Duration> {
+) -> anyhow::Result<gap::Report> {
     let writers = Writers { clients: GAP_CLIENTS, value_bytes: arguments.value_bytes, duration: scale.gap };
     let connections = [client.clone()];
     let (report, ()) = try_join(gap::measure(&connections, writers), happening).await?;
-    Ok(report.shards.values().map(|track| track.longest).max().unwrap_or_default())
+    Ok(report)
 }
 
 /// Moves leaders, one after the other.
@@ -230,7 +238,7 @@ impl Large {
             let mut measured = async |workload, clients, keys| {
                 let load = self.load(workload, clients, keys, duration);
                 let (figures, failed) = contender.measure(&load).await?;
-                note(errors, Target::Kvd, failed);
+                add_failed(errors, Target::Kvd, failed);
                 anyhow::Ok(figures)
             };
             contender.fill(&self.load(Workload::Put, WRITERS, arguments.keys, duration)).await?;

@@ -9,7 +9,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
 use kvd_client::LeaseId;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
@@ -33,8 +32,8 @@ pub(super) struct Request {
     pub(super) kind: Kind,
     /// Of the key, or of the keys; a batch's puts are of one shard, and need no more than one.
     numbers: Vec<u64>,
-    /// What a write puts there.
-    value: Bytes,
+    /// Of the value that a write puts there; reads make none.
+    value_number: u64,
     /// Rows of a scan.
     rows: u32,
     /// Of the client that makes it, or of the request where there are no clients.
@@ -53,24 +52,24 @@ impl Work {
         let keys = if kind == Kind::BatchGet { self.load.batch } else { 1 };
         let numbers = (0..keys).map(|_| self.keys.draw(random)).collect();
         let rows = if kind == Kind::Scan { random.random_range(1..=self.load.rows_max) } else { 0 };
-        Request { kind, numbers, value: self.values.draw(random), rows, maker }
+        Request { kind, numbers, value_number: random.random(), rows, maker }
     }
 
     /// Makes a request. Gives the rows that it was answered with, where there may be more than one.
     pub(super) async fn ask(&self, connection: &Connection, request: &Request) -> Result<u64, Failure> {
         let (load, number) = (&self.load, request.numbers.first().copied().unwrap_or_default());
-        let value = &request.value;
+        let value = || self.values.numbered(request.value_number);
         match request.kind {
-            Kind::Put => connection.put(number, value, load.ttl).await?,
+            Kind::Put => connection.put(number, &value(), load.ttl).await?,
             Kind::Get => connection.get(number, load.reads).await?,
             Kind::ReadModifyWrite => {
                 connection.get(number, load.reads).await?;
-                connection.put(number, value, load.ttl).await?;
+                connection.put(number, &value(), load.ttl).await?;
             }
             Kind::BatchGet => return connection.batch_get(&request.numbers, load.reads).await,
-            Kind::BatchPut => return connection.batch_put(number, load.batch, value).await,
+            Kind::BatchPut => return connection.batch_put(number, load.batch, &value()).await,
             Kind::Scan => return connection.scan(number, request.rows).await,
-            Kind::Txn => connection.transact(number, value).await?,
+            Kind::Txn => connection.transact(number, &value()).await?,
             Kind::KeepAlive => {
                 let lease = usize::try_from(number).ok().and_then(|place| self.leases.get(place));
                 connection.keep_alive(lease.copied().unwrap_or_default()).await?;
