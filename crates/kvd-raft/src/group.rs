@@ -448,6 +448,12 @@ impl Group {
         self.0.log.pinned_bytes()
     }
 
+    /// Bytes of its newest checkpoint; zero: there is none.
+    #[must_use]
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.0.state.checkpoints.newest_bytes()
+    }
+
     /// How many commands it has proposed since this was last asked.
     #[must_use]
     pub fn take_proposed(&self) -> u64 {

@@ -6,9 +6,12 @@
 //! - the *applier* lock guards the machine and its place in the log. It is held for one entry at a time, and for the
 //!   moment in which a generation of rows is frozen, so that a frozen generation is always a cut between two entries
 //!   that carries its own place in the log;
-//! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. While a checkpoint
-//!   holds it the engine's rows stand still and writes go on in memory, up to
-//!   [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that, applying waits.
+//! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. Of an engine that can
+//!   show its rows as they were a checkpoint lets it go before it writes; of another one the rows must stand still while it
+//!   reads them, and writes go on in memory, up to [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that,
+//!   applying waits.
+//!
+//! A third lock keeps checkpoints and installs, which may take minutes, one after the other.
 //!
 //! An entry is applied on a thread for work that may wait, unless it is small and the engine has nothing to do. The runtime's
 //! own threads keep the groups together: an election would follow if their heartbeats had to wait for an engine, or for a core
@@ -29,13 +32,13 @@ use std::{
 use kvd_machine::{Machine, Position};
 use kvd_storage::{
     checkpoint::{CHUNK_BYTES_MAX, Checkpoint, CheckpointStore, Manifest},
-    table::Table,
+    table::{DrainedCut, Table},
 };
 use kvd_types::{Error, GroupId, LogIndex, Outcome, Proposal, ReplicaId, Result, Term};
 use openraft::EntryPayload;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OwnedMutexGuard, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -115,6 +118,8 @@ pub(crate) struct ReplicaState {
     pub(crate) table: Arc<Table>,
     pub(crate) checkpoints: CheckpointStore,
     applier: Mutex<Applier>,
+    /// Held by whoever writes a checkpoint or installs one. Taken before the other one.
+    checkpointing: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever moves rows out of memory.
     cut: Arc<tokio::sync::Mutex<()>>,
     memory: MemoryOptions,
@@ -127,8 +132,8 @@ pub(crate) struct ReplicaState {
     rows_waiting: Notify,
     /// So many that they are to be drained at once.
     much_waits: Notify,
-    /// The engine's rows stand still while a checkpoint is written.
-    writes_checkpoint: AtomicBool,
+    /// A checkpoint keeps the engine's rows still.
+    holds_drains: AtomicBool,
     /// Counts what may have made room in memory, so that an applier at the bound can wait for it: rows were set apart to be
     /// drained, or a drain has ended.
     made_room: watch::Sender<u64>,
@@ -179,10 +184,11 @@ impl ReplicaState {
             in_use: TaskTracker::new(),
             observer,
             applier: Mutex::new(Applier { machine, last, membership }),
+            checkpointing: Arc::default(),
             cut: Arc::default(),
             rows_waiting: Notify::new(),
             much_waits: Notify::new(),
-            writes_checkpoint: AtomicBool::new(false),
+            holds_drains: AtomicBool::new(false),
             made_room: watch::Sender::new(0),
             fault: watch::Sender::new(None),
             prepared: Mutex::default(),
@@ -252,6 +258,7 @@ impl ReplicaState {
             let _applier = self.applier.lock();
             self.closed.cancel();
         }
+        drop(self.checkpointing.lock().await);
         drop(self.cut.lock().await);
         self.in_use.close();
         self.in_use.wait().await;
@@ -386,13 +393,16 @@ impl ReplicaState {
             || self.table.active_bytes() >= self.memory.drain_bytes
     }
 
-    /// How many drains' worth of rows wait in memory; none while a checkpoint keeps them waiting, which is soon over.
+    /// How many drains' worth of rows wait in memory; while a checkpoint keeps them waiting, which is over soon if there is
+    /// little to write, beyond half of what there is room for.
     pub(crate) fn drains_behind(&self) -> usize {
-        if self.writes_checkpoint.load(Ordering::Relaxed) {
-            return 0;
-        }
-        let rows = self.table.active_rows() / self.memory.drain_rows.max(1);
-        rows.max(self.table.active_bytes() / self.memory.drain_bytes.max(1))
+        let are_held = self.holds_drains.load(Ordering::Relaxed);
+        let behind = |waiting: usize, max: usize, drained: usize| {
+            waiting.saturating_sub(if are_held { max / 2 } else { 0 }) / drained.max(1)
+        };
+        let MemoryOptions { drain_rows, drain_bytes, rows_max, bytes_max, .. } = self.memory;
+        let rows = behind(self.table.active_rows(), rows_max, drain_rows);
+        rows.max(behind(self.table.active_bytes(), bytes_max, drain_bytes))
     }
 
     fn tell_of_room(&self) {
@@ -471,6 +481,7 @@ impl ReplicaState {
 
     /// Writes a checkpoint of what is applied now. Applying goes on meanwhile.
     pub(crate) async fn take_checkpoint(self: &Arc<Self>) -> io::Result<(SnapshotMeta, Checkpoint)> {
+        let checkpointing = Arc::clone(&self.checkpointing).lock_owned().await;
         let cut = Arc::clone(&self.cut).lock_owned().await;
         self.check_open()?;
         let state = Arc::clone(self);
@@ -478,15 +489,15 @@ impl ReplicaState {
             .blocking
             .run(move || {
                 // Given back by the thread: it goes on if nobody waits for it any more.
-                let _cut = cut;
+                let _checkpointing = checkpointing;
                 let broken = |error: kvd_storage::Error| state.broken(&error.into());
                 // A generation left frozen by a drain that was cancelled would hold back the cut that is wanted.
                 state.table.drain().map_err(broken)?;
                 let (_, position) = state.freeze();
                 state.table.drain().map_err(broken)?;
-                state.writes_checkpoint.store(true, Ordering::Relaxed);
-                let checkpoint = state.write_checkpoint(&position);
-                state.writes_checkpoint.store(false, Ordering::Relaxed);
+                let rows = state.table.hold_drains().into_cut();
+                let cut = rows.holds_drains().then_some(cut);
+                let checkpoint = state.write_checkpoint(&position, rows, cut);
                 Ok((position, checkpoint.map_err(|error| state.checkpoint_failed(error))?))
             })
             .await?;
@@ -509,7 +520,13 @@ impl ReplicaState {
         receiver.finish().map(drop)
     }
 
-    fn write_checkpoint(&self, position: &SnapshotMeta) -> Result<Checkpoint, kvd_storage::Error> {
+    /// `cut` is given back once the rows have been read: syncing the checkpoint and reading it back needs no stillness.
+    fn write_checkpoint(
+        &self,
+        position: &SnapshotMeta,
+        mut rows: DrainedCut<'_>,
+        cut: Option<OwnedMutexGuard<()>>,
+    ) -> Result<Checkpoint, kvd_storage::Error> {
         let (applied_index, applied_term) = position
             .last_log_id
             .map_or((LogIndex(0), Term(0)), |id| (LogIndex(id.index()), Term(id.committed_leader_id().term)));
@@ -520,11 +537,14 @@ impl ReplicaState {
             applied_term,
             state_header: codec::encode_header(position.last_log_id.as_ref(), &position.last_membership),
         })?;
-        let still = self.table.hold_drains();
-        for row in still.rows() {
+        self.holds_drains.store(cut.is_some(), Ordering::Relaxed);
+        let written = rows.try_for_each(|row| {
             let (key, value) = row?;
-            writer.append(&key, &value)?;
-        }
+            writer.append(&key, &value)
+        });
+        self.holds_drains.store(false, Ordering::Relaxed);
+        drop((rows, cut));
+        written?;
         writer.finish()
     }
 
@@ -540,6 +560,7 @@ impl ReplicaState {
 
     /// Replaces everything by a checkpoint's state.
     pub(crate) async fn install(self: &Arc<Self>, checkpoint: Checkpoint) -> io::Result<()> {
+        let _checkpointing = self.checkpointing.lock().await;
         let _cut = self.cut.lock().await;
         self.check_open()?;
         let state = Arc::clone(self);

@@ -18,8 +18,9 @@
 //! - A name gives the same tree always, and a tree has one writer at a time: the tree itself sees to it.
 //!
 //! # What is deliberately absent
-//! No checksums: an engine's word is not believed anyhow, so [`crate::table`] checks each row. No snapshots: a scan that
-//! runs while batches are applied shows rows from different moments. No batches over several trees.
+//! No checksums: an engine's word is not believed anyhow, so [`crate::table`] checks each row. No scans of one moment: one that
+//! runs while batches are applied shows rows from different ones, and not every engine has [`Tree::snapshot`]. No batches over
+//! several trees.
 
 use std::{cmp::Ordering, fmt, ops::Bound, sync::Arc};
 
@@ -117,6 +118,10 @@ pub trait Tree: fmt::Debug + Send + Sync {
     /// The rows within the bounds, `start` being the lower one whatever the direction. Rows that batches change meanwhile
     /// may show as before or as after.
     fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a>;
+
+    /// All rows in the order of their keys, as they are now whatever is changed while they are read; none, if that is more
+    /// than the engine can do.
+    fn snapshot(&self) -> Option<Rows<'_>>;
 
     /// Whether a row may have to be fetched from the disk to be read, as more are there than are kept in memory.
     fn reads_wait(&self) -> bool;

@@ -38,7 +38,7 @@ use kvd_types::ReplicaId;
 use parking_lot::RwLock;
 
 use crate::{
-    engine::{Batch, Direction, Engine, Rows, Tree},
+    engine::{Batch, Direction, Engine, Row, Rows, Tree},
     error::Result,
 };
 
@@ -102,7 +102,13 @@ enum Slot {
 pub struct DrainHold<'a> {
     table: &'a Table,
     slot: Slot,
-    _hold: gate::Hold<'a>,
+    hold: gate::Hold<'a>,
+}
+
+/// All rows of the cut that was drained last, ascending, each verified.
+pub struct DrainedCut<'a> {
+    rows: Rows<'a>,
+    hold: Option<gate::Hold<'a>>,
 }
 
 impl Slot {
@@ -301,11 +307,14 @@ impl Table {
     pub fn hold_drains(&self) -> DrainHold<'_> {
         let hold = self.gate.hold();
         let slot = self.state.read().slot;
-        DrainHold { table: self, slot, _hold: hold }
+        DrainHold { table: self, slot, hold }
     }
 
     fn drained(&self, slot: Slot, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'_> {
-        let rows = self.tree(slot).scan(start, end, direction);
+        self.verified(slot, self.tree(slot).scan(start, end, direction))
+    }
+
+    fn verified<'a>(&'a self, slot: Slot, rows: Rows<'a>) -> Rows<'a> {
         Box::new(rows.map(move |row| {
             let (key, stored) = row?;
             let value = self.codec.decode(slot, &key, stored)?;
@@ -314,7 +323,7 @@ impl Table {
     }
 }
 
-impl DrainHold<'_> {
+impl<'a> DrainHold<'a> {
     /// The value of a key in the drained cut.
     ///
     /// # Errors
@@ -324,7 +333,37 @@ impl DrainHold<'_> {
     }
 
     /// All rows of the drained cut, ascending, each verified.
-    pub fn rows(&self) -> Rows<'_> {
+    pub fn rows(&self) -> Rows<'a> {
         self.table.drained(self.slot, Bound::Unbounded, Bound::Unbounded, Direction::Ascending)
+    }
+
+    /// The same, for whoever takes long to read them: if the engine can show them as they are now, drains go on meanwhile.
+    pub fn into_cut(self) -> DrainedCut<'a> {
+        match self.table.tree(self.slot).snapshot() {
+            Some(rows) => DrainedCut { rows: self.table.verified(self.slot, rows), hold: None },
+            None => DrainedCut { rows: self.rows(), hold: Some(self.hold) },
+        }
+    }
+}
+
+impl DrainedCut<'_> {
+    /// Whether drains are held for as long as this lives.
+    #[must_use]
+    pub const fn holds_drains(&self) -> bool {
+        self.hold.is_some()
+    }
+}
+
+impl std::fmt::Debug for DrainedCut<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DrainedCut").field("hold", &self.hold).finish_non_exhaustive()
+    }
+}
+
+impl Iterator for DrainedCut<'_> {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        self.rows.next()
     }
 }

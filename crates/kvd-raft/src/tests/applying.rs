@@ -1,17 +1,25 @@
-//! Which threads apply entries, and what applying waits for.
+//! Which threads apply entries, and what applying, draining and checkpoints wait for.
 
-use std::{path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    ops::Bound,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use kvd_proto::log::encode_proposal;
 use kvd_storage::{
     checkpoint::CheckpointStore,
     disk::SimDisk,
-    engine::{SledEngine, SledOptions},
+    engine::{Batch, Direction, Engine, MemoryEngine, Rows, SledEngine, SledOptions, Tree},
     table::Table,
 };
 use kvd_types::{Command, GroupId, LogIndex, Proposal, ReplicaId};
 use openraft::EntryPayload;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::harness::{PATIENCE, put};
@@ -27,14 +35,16 @@ use crate::{
 
 /// A state in an engine that is read where entries are applied.
 fn state(dir: &Path, memory: MemoryOptions) -> Arc<ReplicaState> {
+    state_in(Arc::new(SledEngine::open(dir, SledOptions::default()).unwrap()), memory)
+}
+
+fn state_in(engine: Arc<dyn Engine>, memory: MemoryOptions) -> Arc<ReplicaState> {
     let (group, replica) = (GroupId(1), ReplicaId(1));
     let disk = SimDisk::with_dir(1, Path::new("/data"));
     let state = ReplicaState::open(StateParts {
         group,
         replica,
-        table: Arc::new(
-            Table::open(Arc::new(SledEngine::open(dir, SledOptions::default()).unwrap()), replica).unwrap(),
-        ),
+        table: Arc::new(Table::open(engine, replica).unwrap()),
         checkpoints: CheckpointStore::open(Arc::new(disk), Path::new("/data/checkpoints")).unwrap(),
         memory,
         blocking: Blocking::Pool,
@@ -57,7 +67,7 @@ async fn an_entry_that_may_take_long_leaves_the_thread_to_others() {
     let state = state(dir.path(), MemoryOptions::default());
     for (index, commands) in [(1, 0), (2, COMMANDS_APPLIED_ELSEWHERE)] {
         let (holds, held) = oneshot::channel();
-        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (release, released) = mpsc::channel::<()>();
         let holder = thread::spawn({
             let state = Arc::clone(&state);
             move || {
@@ -104,4 +114,86 @@ async fn an_applier_at_the_bound_does_not_wait_for_the_end_of_a_drain() {
     assert!(!draining.is_finished());
     drop(hold);
     draining.await.unwrap().unwrap();
+}
+
+/// An engine whose rows are read, as they are, only once that is allowed.
+#[derive(Debug)]
+struct Slow<T>(T, Arc<Mutex<mpsc::Receiver<()>>>);
+
+impl Engine for Slow<MemoryEngine> {
+    fn tree(&self, name: &str) -> kvd_storage::Result<Arc<dyn Tree>> {
+        Ok(Arc::new(Slow(self.0.tree(name)?, Arc::clone(&self.1))))
+    }
+
+    fn tree_names(&self) -> kvd_storage::Result<Vec<String>> {
+        self.0.tree_names()
+    }
+
+    fn flush(&self) -> kvd_storage::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Tree for Slow<Arc<dyn Tree>> {
+    fn get(&self, key: &[u8]) -> kvd_storage::Result<Option<Bytes>> {
+        self.0.get(key)
+    }
+
+    fn apply(&self, batch: Batch) -> kvd_storage::Result<()> {
+        self.0.apply(batch)
+    }
+
+    fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
+        self.0.scan(start, end, direction)
+    }
+
+    fn snapshot(&self) -> Option<Rows<'_>> {
+        let rows = self.0.snapshot()?;
+        let mut is_allowed = false;
+        Some(Box::new(rows.inspect(move |_| {
+            if !is_allowed {
+                is_allowed = self.1.lock().recv_timeout(PATIENCE).is_ok();
+            }
+        })))
+    }
+
+    fn reads_wait(&self) -> bool {
+        self.0.reads_wait()
+    }
+
+    fn clear(&self) -> kvd_storage::Result<()> {
+        self.0.clear()
+    }
+}
+
+#[tokio::test]
+async fn drains_go_on_while_a_checkpoint_of_the_rows_as_they_were_is_written() {
+    let (allow, allowed) = mpsc::channel();
+    let engine = Slow(MemoryEngine::new(), Arc::new(Mutex::new(allowed)));
+    let state = state_in(Arc::new(engine), MemoryOptions::default());
+    state.apply(entry(1, vec![put("key", "before")])).await.unwrap();
+    let before = state.with_machine(|machine| machine.digest());
+    let writing = tokio::spawn({
+        let state = Arc::clone(&state);
+        async move { state.take_checkpoint().await }
+    });
+    // It has set apart what there was.
+    while state.table.active_rows() > 0 || state.table.is_frozen() {
+        tokio::task::yield_now().await;
+    }
+    state.apply(entry(2, vec![put("key", "after"), put("other", "after")])).await.unwrap();
+    let drained = tokio::time::timeout(PATIENCE, state.drain()).await;
+    drained.expect("the drain waits for the checkpoint").unwrap();
+    assert_eq!((state.table.active_rows(), state.drains_behind()), (0, 0));
+    assert!(!writing.is_finished());
+    allow.send(()).unwrap();
+    let (position, checkpoint) = writing.await.unwrap().unwrap();
+    assert_eq!(position.last_log_id, Some(codec::log_id(1, 1)));
+    assert_eq!(checkpoint.manifest().applied_index, LogIndex(1));
+    state.install(checkpoint).await.unwrap();
+    assert_eq!(
+        state.with_machine(|machine| machine.digest()),
+        before,
+        "the checkpoint has what came after it"
+    );
 }

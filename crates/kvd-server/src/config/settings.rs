@@ -195,7 +195,7 @@ pub static SETTINGS: &[Setting] = &[
         "storage.checkpoint_log_bytes",
         Some("storage-checkpoint-log-bytes"),
         Kind::Bytes(CHECKPOINT_BYTES),
-        "Growth of a shard's log between two checkpoints"
+        "Growth of a shard's log between two checkpoints, at least"
     ),
     setting!(
         "storage.flush_interval_ms",

@@ -4,9 +4,13 @@
 //! log behind it has grown to a bound: the group's own entries, or the part of the node's shared log that its oldest entry
 //! keeps from being used again. They are taken one at a time, of the group that needs it most.
 //!
+//! A checkpoint is the whole state, so the bound grows with it: where the last one was larger than what is configured, the log
+//! may grow to its size, up to [`BOUND_FACTOR_MAX`] times what is configured. So a node with many keys doesn't write checkpoints
+//! all the time, and what the log takes of disk and memory (some bytes for each entry) stays bounded.
+//!
 //! While a checkpoint is on its way to another replica, the next one waits until the log has grown to
-//! [`SENDING_FACTOR`] times the bound: it would purge the entries that the other replica is to go on from, which would have
-//! to be sent the next one, and so on for as long as the group is written to.
+//! [`SENDING_FACTOR`] times what is configured, or to [`SENDING_BOUNDS`] bounds: it would purge the entries that the other
+//! replica is to go on from, which would have to be sent the next one, and so on for as long as the group is written to.
 //!
 //! What is decided here is decided on plain data; the log's growth past all bounds, on a disk without room for a checkpoint,
 //! is [`super::full_disk`]'s.
@@ -26,8 +30,12 @@ const PAUSE: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How many times its bound of the log a replica with few entries may keep from being used again.
 const PINNED_FACTOR: u64 = 4;
-/// How many times its bound a group's log may grow to while its last checkpoint is being sent.
+/// How many times what is configured the bound is, at most.
+const BOUND_FACTOR_MAX: u64 = 8;
+/// How many times what is configured a group's log may grow to while its last checkpoint is being sent…
 const SENDING_FACTOR: u64 = 8;
+/// …and how many times its bound, where that has grown.
+const SENDING_BOUNDS: u64 = 2;
 
 /// What a node remembers of its checkpoints.
 #[derive(Default)]
@@ -52,6 +60,8 @@ struct Situation {
     log_bytes: u64,
     /// Bytes of the node's log that its oldest entry keeps from being used again.
     pinned_bytes: u64,
+    /// Bytes of the newest checkpoint.
+    checkpoint_bytes: u64,
 }
 
 impl Situation {
@@ -62,27 +72,30 @@ impl Situation {
             is_sending: group.sends_checkpoint(),
             log_bytes: group.log_bytes(),
             pinned_bytes: group.pinned_log_bytes(),
+            checkpoint_bytes: group.checkpoint_bytes(),
         }
     }
 
-    /// How badly a checkpoint is needed, in the bytes that the bound is for.
-    fn need_bytes(self) -> u64 {
+    /// By how many bytes its log is beyond its bound; none: no checkpoint is due. `least_bytes` is the least bound.
+    fn beyond_bytes(self, least_bytes: u64) -> Option<u64> {
         if self.is_lacking {
-            return u64::MAX;
+            return Some(u64::MAX);
         }
+        let times = |factor: u64, bytes: u64| bytes.saturating_mul(factor);
+        let own = self.checkpoint_bytes.min(times(BOUND_FACTOR_MAX, least_bytes)).max(least_bytes);
+        let sending = times(SENDING_FACTOR, least_bytes).max(times(SENDING_BOUNDS, own));
+        let bound = if self.is_sending { sending } else { own };
         let bytes = self.log_bytes.max(self.pinned_bytes / PINNED_FACTOR);
-        match (self.is_ahead, self.is_sending) {
-            (false, _) => 0,
-            (true, false) => bytes,
-            (true, true) => bytes / SENDING_FACTOR,
-        }
+        bytes.checked_sub(bound).filter(|beyond| self.is_ahead && *beyond > 0)
     }
 }
 
 /// The one of all groups that needs a checkpoint most, if any needs one.
-fn neediest<T>(groups: impl IntoIterator<Item = (Situation, T)>, bound_bytes: u64) -> Option<T> {
-    let needs = groups.into_iter().map(|(situation, group)| (situation.need_bytes(), group));
-    needs.filter(|(need, _)| *need > bound_bytes).max_by_key(|(need, _)| *need).map(|(_, group)| group)
+fn neediest<T>(groups: impl IntoIterator<Item = (Situation, T)>, least_bytes: u64) -> Option<T> {
+    let due = groups
+        .into_iter()
+        .filter_map(|(situation, group)| Some((situation.beyond_bytes(least_bytes)?, group)));
+    due.max_by_key(|(beyond, _)| *beyond).map(|(_, group)| group)
 }
 
 impl Node {
@@ -130,8 +143,14 @@ mod tests {
     use super::*;
 
     const BOUND_BYTES: u64 = 100;
-    const IDLE: Situation =
-        Situation { is_lacking: false, is_ahead: false, is_sending: false, log_bytes: 0, pinned_bytes: 0 };
+    const IDLE: Situation = Situation {
+        is_lacking: false,
+        is_ahead: false,
+        is_sending: false,
+        log_bytes: 0,
+        pinned_bytes: 0,
+        checkpoint_bytes: 0,
+    };
     const fn grown(log_bytes: u64) -> Situation {
         Situation { is_ahead: true, log_bytes, ..IDLE }
     }
@@ -153,6 +172,22 @@ mod tests {
         let pins = |pinned_bytes| Situation { pinned_bytes, ..grown(1) };
         assert_eq!(due(&[pins(PINNED_FACTOR * BOUND_BYTES)]), None);
         assert_eq!(due(&[pins(PINNED_FACTOR * (BOUND_BYTES + 1)), grown(1)]), Some(0));
+    }
+
+    #[test]
+    fn where_the_state_is_large_the_log_may_grow_to_its_size() {
+        let large = |log_bytes| Situation { checkpoint_bytes: 6 * BOUND_BYTES, ..grown(log_bytes) };
+        assert_eq!(due(&[large(6 * BOUND_BYTES)]), None);
+        assert_eq!(due(&[large(6 * BOUND_BYTES + 1)]), Some(0));
+        let huge = |log_bytes| Situation { checkpoint_bytes: u64::MAX, ..grown(log_bytes) };
+        assert_eq!(due(&[huge(BOUND_FACTOR_MAX * BOUND_BYTES)]), None);
+        assert_eq!(due(&[huge(BOUND_FACTOR_MAX * BOUND_BYTES + 1)]), Some(0));
+        // A small one does not make it less.
+        let small = |log_bytes| Situation { checkpoint_bytes: 1, ..grown(log_bytes) };
+        assert_eq!(due(&[small(BOUND_BYTES)]), None);
+        let sending = |log_bytes| Situation { is_sending: true, ..large(log_bytes) };
+        assert_eq!(due(&[sending(SENDING_BOUNDS * 6 * BOUND_BYTES)]), None);
+        assert_eq!(due(&[sending(SENDING_BOUNDS * 6 * BOUND_BYTES + 1)]), Some(0));
     }
 
     #[test]

@@ -209,6 +209,16 @@ struct WatchedTree {
     calls: Arc<Calls>,
 }
 
+impl WatchedTree {
+    fn watched<'a>(&'a self, mut rows: Rows<'a>) -> Rows<'a> {
+        let next = move || {
+            let _call = self.calls.begin();
+            rows.next()
+        };
+        Box::new(std::iter::from_fn(next).map(|row| row.map_err(|error| self.damage.see(error))))
+    }
+}
+
 impl Tree for WatchedTree {
     fn get(&self, key: &[u8]) -> kvd_storage::Result<Option<Bytes>> {
         let _call = self.calls.begin();
@@ -221,12 +231,11 @@ impl Tree for WatchedTree {
     }
 
     fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
-        let mut rows = self.tree.scan(start, end, direction);
-        let next = move || {
-            let _call = self.calls.begin();
-            rows.next()
-        };
-        Box::new(std::iter::from_fn(next).map(|row| row.map_err(|error| self.damage.see(error))))
+        self.watched(self.tree.scan(start, end, direction))
+    }
+
+    fn snapshot(&self) -> Option<Rows<'_>> {
+        Some(self.watched(self.tree.snapshot()?))
     }
 
     fn reads_wait(&self) -> bool {
@@ -279,6 +288,10 @@ mod tests {
 
         fn scan<'a>(&'a self, _start: Bound<&[u8]>, _end: Bound<&[u8]>, _direction: Direction) -> Rows<'a> {
             Box::new(std::iter::once(Err(self.error())))
+        }
+
+        fn snapshot(&self) -> Option<Rows<'_>> {
+            Some(Box::new(std::iter::once(Err(self.error()))))
         }
 
         fn reads_wait(&self) -> bool {

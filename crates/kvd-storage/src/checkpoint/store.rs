@@ -106,6 +106,13 @@ impl CheckpointStore {
         Ok(Receiver::new(self.clone(), incoming))
     }
 
+    /// Bytes of the newest checkpoint that this store has written, received or read through; zero: there is none.
+    #[must_use]
+    pub fn newest_bytes(&self) -> u64 {
+        let known = self.shared.known.lock();
+        known.verified.last_key_value().map_or(0, |(_, newest)| newest.size_bytes())
+    }
+
     /// The newest checkpoint that is as it was written. Reads it through, unless this store has done so before. A damaged
     /// one is logged, remembered for [`CheckpointStore::damaged`], and passed over.
     ///

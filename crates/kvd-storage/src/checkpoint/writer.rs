@@ -15,7 +15,11 @@ use super::{
 use crate::{
     disk::File,
     error::{Error, Result},
+    files,
 };
+
+/// So many bytes are written before they are synced: all at once at the end would keep the log's syncs waiting for seconds.
+const SYNC_BYTES: u64 = 16 << 20;
 
 /// A checkpoint in the making. Dropped unfinished, it leaves nothing.
 pub struct CheckpointWriter {
@@ -24,6 +28,7 @@ pub struct CheckpointWriter {
     file: Option<Arc<dyn File>>,
     temporary: PathBuf,
     offset: u64,
+    synced: u64,
     digest: Xxh3,
     totals: Footer,
     block: Vec<u8>,
@@ -46,6 +51,7 @@ impl CheckpointWriter {
             file: Some(file),
             temporary,
             offset: 0,
+            synced: 0,
             digest: Xxh3::new(),
             totals: Footer::default(),
             block: Vec::with_capacity(BLOCK_RAW_TARGET),
@@ -60,7 +66,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// [`Error::Misuse`] if they don't, or if the row is longer than [`ROW_BYTES_MAX`]; [`Error::Io`], such as a full
-    /// disk. After one, drop the writer.
+    /// disk; [`Error::Fatal`] if a sync fails. After one, drop the writer.
     pub fn append(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let row_bytes = ROW_HEAD_BYTES.saturating_add(key.len()).saturating_add(value.len());
         if row_bytes > ROW_BYTES_MAX {
@@ -125,6 +131,14 @@ impl CheckpointWriter {
         self.totals.raw_bytes += u64::from(length_u32(self.block.len())?);
         self.block.clear();
         self.block_rows = 0;
+        self.sync_now_and_then()
+    }
+
+    fn sync_now_and_then(&mut self) -> Result<()> {
+        if let Some(file) = self.file.as_ref().filter(|_| self.offset - self.synced >= SYNC_BYTES) {
+            files::sync_data(file.as_ref(), &self.temporary)?;
+            self.synced = self.offset;
+        }
         Ok(())
     }
 

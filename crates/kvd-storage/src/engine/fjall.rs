@@ -40,6 +40,8 @@
 //! - A full queue of messages stops the worker for ever, for it posts to the queue that it alone reads. Writers that find a
 //!   tree's buffer full post one each time. So no buffer is ever full by fjall's own measure, nor the journal too long: it
 //!   is [`buffers`] that says what is sealed when, which bounds the sum over all trees as fjall does not.
+//! - Of several workers the first only writes buffers to files. While merges wait for the others it takes their messages from
+//!   the queue and puts them back, without pause: a core for nothing. So one it is, and what is sealed waits for its merge.
 //! - A writer that finds four sealed buffers or thirty files waits for the worker without looking whether there is one. So
 //!   waiting is done here, before the batch, and ends when the worker has failed or done nothing for [`STALL_MAX`].
 //! - `clear` reaches the disk before the batches that went before, and leaves a journal that is never removed. So a tree is
@@ -447,6 +449,11 @@ impl Tree for FjallTree {
             }
             row
         }))
+    }
+
+    fn snapshot(&self) -> Option<Rows<'_>> {
+        // Its rows are of the moment in which it begins.
+        Some(self.scan(Bound::Unbounded, Bound::Unbounded, Direction::Ascending))
     }
 
     fn reads_wait(&self) -> bool {

@@ -163,6 +163,11 @@ impl Tree for MemoryTree {
         }))
     }
 
+    fn snapshot(&self) -> Option<Rows<'_>> {
+        let rows = self.content.read().rows.clone();
+        Some(Box::new(rows.into_iter().map(Ok)))
+    }
+
     fn reads_wait(&self) -> bool {
         // They don't. But so simulations run what runs on a disk.
         true

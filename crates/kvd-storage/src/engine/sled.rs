@@ -289,6 +289,10 @@ impl Tree for SledTree {
         }))
     }
 
+    fn snapshot(&self) -> Option<Rows<'_>> {
+        None
+    }
+
     fn reads_wait(&self) -> bool {
         // What was touched stays in memory.
         false

@@ -104,6 +104,30 @@ fn a_batch_puts_and_deletes() {
 }
 
 #[test]
+fn a_snapshot_shows_what_was_there_when_it_was_taken() {
+    let mut shown = 0;
+    for Fixture { engine, _dir } in fixtures() {
+        let tree = engine.tree("t").unwrap();
+        let before: Vec<_> = (0..1000).map(|number| (format!("{number:04}"), "old")).collect();
+        let changes: Vec<_> = before.iter().map(|(key, value)| (key.as_str(), Some(*value))).collect();
+        tree.apply(batch(&changes)).unwrap();
+        let Some(mut snapshot) = tree.snapshot() else { continue };
+        let first = snapshot.next().unwrap().unwrap();
+        let overwritten: Vec<_> = before.iter().map(|(key, _)| (key.as_str(), Some("new"))).collect();
+        tree.apply(batch(&overwritten)).unwrap();
+        tree.apply(batch(&[("0500", None), ("0000a", Some("more"))])).unwrap();
+        engine.flush().unwrap();
+        tree.clear().unwrap();
+        tree.apply(batch(&[("other", Some("other"))])).unwrap();
+        let rows: Vec<_> = std::iter::once(Ok(first)).chain(snapshot).collect::<Result<_, _>>().unwrap();
+        let expected: Vec<_> = before.iter().map(|(key, value)| (bytes(key), bytes(value))).collect();
+        assert_eq!(rows, expected, "{engine:?}");
+        shown += 1;
+    }
+    assert_eq!(shown, 2, "engines that can show a moment");
+}
+
+#[test]
 fn the_last_change_of_a_key_counts() {
     for Fixture { engine, _dir } in fixtures() {
         let tree = engine.tree("t").unwrap();

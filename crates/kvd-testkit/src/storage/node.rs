@@ -342,9 +342,9 @@ impl Replica {
     /// Writes a checkpoint of what is applied.
     pub(super) fn checkpoint(&self, id: ReplicaId, applied: EntryId) -> kvd_storage::Result<Checkpoint> {
         self.drain()?;
-        let hold = self.table.hold_drains();
+        let cut = self.table.hold_drains().into_cut();
         let mut writer = self.checkpoints.writer(&manifest(id, applied))?;
-        for row in hold.rows() {
+        for row in cut {
             let (key, value) = row?;
             writer.append(&key, &value)?;
         }

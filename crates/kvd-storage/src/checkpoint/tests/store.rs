@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::ErrorKind,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,9 +17,14 @@ use kvd_types::ReplicaId;
 
 use super::{
     super::{CHUNK_BYTES_MAX, ROW_BYTES_MAX, STATE_HEADER_BYTES_MAX},
-    Sample, manifest, names, numbered_rows, open_store, read, sample_rows, write,
+    CheckpointStore, Sample, manifest, names, numbered_rows, open_store, read, sample_rows, write,
 };
-use crate::{Error, Result, disk::RealDisk, engine::MemoryEngine, table::Table};
+use crate::{
+    Error, Result,
+    disk::{Operation, RealDisk, SimDisk},
+    engine::MemoryEngine,
+    table::Table,
+};
 
 #[test]
 fn the_newest_two_are_kept() {
@@ -28,7 +35,7 @@ fn the_newest_two_are_kept() {
     for index in [10, 11, 100] {
         write(&store, &manifest(index), &numbered_rows(10, 10)).unwrap();
     }
-    let indices = |store: &super::CheckpointStore| {
+    let indices = |store: &CheckpointStore| {
         store.list().unwrap().iter().map(|found| found.manifest().applied_index.get()).collect::<Vec<_>>()
     };
     assert_eq!(indices(&store), [100, 11]);
@@ -174,13 +181,11 @@ fn a_checkpoint_taken_while_writes_go_on_is_one_cut() {
             }
         });
         for index in 0..10 {
-            let hold = table.hold_drains();
             let mut writer = store.writer(&manifest(index)).unwrap();
-            for row in hold.rows() {
+            for row in table.hold_drains().into_cut() {
                 let (key, value) = row.unwrap();
                 writer.append(&key, &value).unwrap();
             }
-            drop(hold);
             let checkpoint = writer.finish().unwrap();
             let rows = read(&checkpoint);
             assert_eq!(rows.len(), usize::try_from(KEYS).unwrap());
@@ -206,4 +211,26 @@ fn a_damaged_checkpoint_is_never_installed() {
     assert!(table.replace(damaged.rows()).is_err_and(|error| error.is_corruption()));
     assert_eq!(table.get(b"old").unwrap(), Some(Bytes::from("row")));
     assert_eq!(table.get(b"a").unwrap(), None);
+}
+
+#[test]
+fn much_is_synced_on_the_way_and_not_all_of_it_at_the_end() {
+    let disk = SimDisk::with_dir(1, Path::new("/data"));
+    let store = CheckpointStore::open(Arc::new(disk.clone()), Path::new("/data/checkpoints")).unwrap();
+    let mut writer = store.writer(&manifest(1)).unwrap();
+    disk.fail(Operation::Sync, 0, ErrorKind::Other);
+    // Values that don't compress.
+    let mut state = 1_u64;
+    let failed = (0_u32..32).find_map(|number| {
+        let value: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        })
+        .take(1 << 20)
+        .collect();
+        writer.append(&number.to_be_bytes(), &value).err().map(|error| (number, error))
+    });
+    let (number, error) = failed.expect("nothing was synced in 32 MiB");
+    assert!(error.is_fatal(), "{error}");
+    assert!((15..=18).contains(&number), "synced after {number} MiB");
 }

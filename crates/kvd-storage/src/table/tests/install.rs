@@ -65,6 +65,10 @@ impl Tree for FailingTree {
         self.inner.scan(start, end, direction)
     }
 
+    fn snapshot(&self) -> Option<Rows<'_>> {
+        self.inner.snapshot()
+    }
+
     fn reads_wait(&self) -> bool {
         self.inner.reads_wait()
     }

@@ -108,6 +108,10 @@ impl Tree for HookedTree {
         }))
     }
 
+    fn snapshot(&self) -> Option<Rows<'_>> {
+        None
+    }
+
     fn reads_wait(&self) -> bool {
         self.inner.reads_wait()
     }
