@@ -194,6 +194,9 @@ pub(crate) struct Compare {
     /// five times the memory. It takes half an hour, and 20 GB of disk
     #[arg(long, conflicts_with = "sweep")]
     pub(crate) all: bool,
+    /// With --all: at last so many minutes of 1,000 requests/s on a cluster of its own, and what its nodes hold of memory and disk
+    #[arg(long, requires = "all", value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) soak_minutes: Option<u32>,
     /// Puts and gets alone, with other numbers of this one after the other: what `plot` draws
     #[arg(long, value_enum)]
     pub(crate) sweep: Option<Sweep>,

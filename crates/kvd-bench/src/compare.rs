@@ -55,6 +55,8 @@ pub(crate) struct Comparison {
     trials: Vec<Trial>,
     /// Requests that failed, by target and kind.
     errors: BTreeMap<String, u64>,
+    /// Why the trials were broken off.
+    pub(crate) broken_off: Option<String>,
 }
 
 /// The clusters that are up.
@@ -63,14 +65,18 @@ type Clusters = Vec<(Target, Cluster)>;
 /// Requests that failed, by target and kind.
 type Errors = BTreeMap<String, u64>;
 
-/// Measures everything.
+/// Measures everything. What was measured before a trial failed is not lost: see [`Comparison::broken_off`].
 pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> {
     let arguments = &arguments.effective();
     let (mut cases, mut errors) = (Vec::new(), Errors::new());
     for point in arguments.points()? {
         cases.extend(start_and_compare(arguments, &point, &mut errors).await?);
     }
-    let trials = if arguments.all { trials::run(arguments, &mut errors).await? } else { Vec::new() };
+    let mut trials = Vec::new();
+    let mut tried = Ok(());
+    if arguments.all {
+        tried = trials::run(arguments, &mut errors, &mut trials).await;
+    }
     Ok(Comparison {
         machine: Machine::here()?,
         value_bytes: arguments.value_bytes,
@@ -79,6 +85,7 @@ pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> 
         cases,
         trials,
         errors,
+        broken_off: tried.err().map(|error| format!("{error:#}")),
     })
 }
 
@@ -302,6 +309,9 @@ impl<'a> Contender<'a> {
         let mut failed = report.errors;
         if report.overloaded > 0 {
             failed.insert(OVERLOADED.to_owned(), report.overloaded);
+        }
+        if report.refused > 0 {
+            failed.insert("not made, as too many were under way".to_owned(), report.refused);
         }
         Ok((figures, failed))
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::anyhow;
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kvd_client::LeaseId;
 use rand::{RngExt as _, rngs::SmallRng};
@@ -16,7 +17,7 @@ use crate::{
     cli::{Choice, Misuse, Run, Workload},
     clusters::{Cluster, Workplace, uninterrupted},
     cost::{Figures, Meter},
-    target::{Connection, Failure, Reads, Target, TopologySize},
+    target::{Connection, Failure, OVERLOADED, Reads, Target, TopologySize},
     values::Values,
 };
 
@@ -303,17 +304,36 @@ pub(crate) async fn measure(connections: &[Connection], load: &Load) -> anyhow::
     Ok(Report { load: load.clone(), elapsed, times, rows, errors, overloaded, refused })
 }
 
+/// How often a key is tried that a target refuses because it has too much to do, and the pause between.
+const FILL_TRIES: u32 = 600;
+const FILL_PAUSE: Duration = Duration::from_millis(100);
+
 /// Writes each key once.
 pub(crate) async fn fill(connections: &[Connection], load: &Load) -> anyhow::Result<()> {
     let values = &Values::new(load.value_bytes);
     stream::iter((0..load.keys).zip(connections.iter().cycle()))
         .map(|(number, connection)| async move {
-            connection.put(number, &values.numbered(number), load.ttl).await
+            put_patiently(connection, number, &values.numbered(number), load.ttl).await
         })
         .buffer_unordered(FILL_IN_FLIGHT)
         .try_for_each(|()| async { Ok(()) })
         .await
         .map_err(|failure| anyhow!("the keys could not be written before the run: {failure}"))
+}
+
+async fn put_patiently(
+    connection: &Connection,
+    number: u64,
+    value: &Bytes,
+    ttl: Option<Duration>,
+) -> Result<(), Failure> {
+    for _ in 1..FILL_TRIES {
+        match connection.put(number, value, ttl).await {
+            Err(failure) if failure == OVERLOADED => tokio::time::sleep(FILL_PAUSE).await,
+            done => return done,
+        }
+    }
+    connection.put(number, value, ttl).await
 }
 
 /// So many leases, which last for the run.

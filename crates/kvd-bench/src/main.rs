@@ -78,6 +78,9 @@ fn run() -> anyhow::Result<()> {
             cli::Verb::Compare(arguments) => {
                 let report = compare::run(&arguments).await?;
                 compare::show(&mut out, arguments.output, &report)?;
+                if let Some(why) = report.broken_off {
+                    anyhow::bail!("the rest was not tried: {why}");
+                }
             }
             cli::Verb::Gap(arguments) => {
                 let report = gap::run(&arguments).await?;

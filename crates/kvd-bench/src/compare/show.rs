@@ -37,7 +37,7 @@ pub(crate) fn show(out: &mut impl Write, format: Format, comparison: &Comparison
     if format == Format::Json {
         return write_json(out, comparison);
     }
-    let Comparison { machine, value_bytes, rounds, seconds, cases, trials, errors } = comparison;
+    let Comparison { machine, value_bytes, rounds, seconds, cases, trials, errors, .. } = comparison;
     writeln!(
         out,
         "{} cores of {}, Linux {}; values of {value_bytes} bytes; medians of {rounds} rounds of {seconds} s",

@@ -1,8 +1,8 @@
-//! What kvd alone is tried with, on clusters of its own: a leader that moves, one that is killed, idle nodes, many keys, and more
-//! data than memory.
+//! What kvd alone is tried with, on clusters of its own: a leader that moves, one that is killed, idle nodes, many keys, more
+//! data than memory, and, if it is asked for, a load that lasts ([`soak`]).
 //!
-//! The last two are of one node and of the engine for states larger than memory: as many copies as usual would only share the
-//! same disk.
+//! Many keys and more data than memory are of one node and of the engine for states larger than memory: as many copies as usual
+//! would only share the same disk.
 
 use std::{path::Path, time::Duration};
 
@@ -23,6 +23,10 @@ use crate::{
     target::Target,
     usage::Usage,
 };
+
+mod soak;
+
+use soak::Soak;
 
 /// What a trial came to.
 #[derive(Debug, Serialize)]
@@ -45,6 +49,7 @@ struct Scale {
     large_keys: u64,
     /// How long each load on that many lasts.
     large: Duration,
+    soak: Option<Soak>,
 }
 
 /// Of the engine for states larger than memory.
@@ -71,8 +76,10 @@ impl Scale {
                 many_keys: 10 * arguments.keys,
                 large_keys: 10 * arguments.keys,
                 large: second,
+                soak: arguments.soak_minutes.map(|_| Soak { rate: 100, lasts: 2 * second }),
             };
         }
+        let soak = |minutes| Soak { rate: 1000, lasts: Duration::from_secs(60 * u64::from(minutes)) };
         Self {
             gap: Duration::from_secs(8),
             idle_shards: [12, 256],
@@ -80,14 +87,19 @@ impl Scale {
             many_keys: 100 * arguments.keys,
             large_keys: 5 * LIMIT_BYTES / LARGE_VALUE_BYTES as u64,
             large: Duration::from_secs(4 * arguments.duration),
+            soak: arguments.soak_minutes.map(soak),
         }
     }
 }
 
-/// Makes all of them.
-pub(super) async fn run(arguments: &cli::Compare, errors: &mut Errors) -> anyhow::Result<Vec<Trial>> {
+/// Makes all of them. If one fails, `trials` has those before it.
+pub(super) async fn run(
+    arguments: &cli::Compare,
+    errors: &mut Errors,
+    trials: &mut Vec<Trial>,
+) -> anyhow::Result<()> {
     let scale = Scale::of(arguments);
-    let mut trials = leaders(arguments, &scale).await?;
+    trials.extend(leaders(arguments, &scale).await?);
     for shards in scale.idle_shards {
         trials.push(idle(arguments, &scale, shards).await?);
     }
@@ -104,9 +116,12 @@ pub(super) async fn run(arguments: &cli::Compare, errors: &mut Errors) -> anyhow
         limit_bytes: Some(LIMIT_BYTES),
     };
     for large in [many, beyond_memory] {
-        trials.push(large.run(arguments, scale.large, errors).await?);
+        trials.push(large.run(arguments, scale.large, errors).await.context(large.name)?);
     }
-    Ok(trials)
+    if let Some(soak) = scale.soak {
+        trials.push(soak.run(arguments, errors).await?);
+    }
+    Ok(())
 }
 
 /// Does something with a cluster that lasts for so long.
