@@ -1,6 +1,7 @@
 //! Which threads apply entries, and what applying, draining and checkpoints wait for.
 
 use std::{
+    io,
     ops::Bound,
     path::Path,
     sync::{Arc, mpsc},
@@ -10,9 +11,10 @@ use std::{
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use kvd_machine::Machine;
 use kvd_proto::log::encode_proposal;
 use kvd_storage::{
-    checkpoint::CheckpointStore,
+    checkpoint::{Checkpoint, CheckpointStore},
     disk::SimDisk,
     engine::{Batch, Direction, Engine, MemoryEngine, Rows, SledEngine, SledOptions, Tree},
     table::Table,
@@ -20,7 +22,7 @@ use kvd_storage::{
 use kvd_types::{Command, GroupId, LogIndex, Proposal, ReplicaId};
 use openraft::EntryPayload;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::harness::{PATIENCE, put};
 use crate::{
@@ -30,7 +32,7 @@ use crate::{
     observe::NoObserver,
     state::{COMMANDS_APPLIED_ELSEWHERE, MemoryOptions, ReplicaState, StateParts},
     turns::DrainTurns,
-    types::{EncodedProposal, Entry},
+    types::{EncodedProposal, Entry, SnapshotMeta},
 };
 
 /// A state in an engine that is read where entries are applied.
@@ -116,84 +118,129 @@ async fn an_applier_at_the_bound_does_not_wait_for_the_end_of_a_drain() {
     draining.await.unwrap().unwrap();
 }
 
-/// An engine whose rows are read, as they are, only once that is allowed.
+/// An engine, or a tree of it, all of whose rows are read only once what [`Slow::new`] gives is dropped.
 #[derive(Debug)]
-struct Slow<T>(T, Arc<Mutex<mpsc::Receiver<()>>>);
+struct Slow<T> {
+    inner: T,
+    allowed: Arc<Mutex<mpsc::Receiver<()>>>,
+    has_snapshots: bool,
+}
+
+impl Slow<MemoryEngine> {
+    fn new(has_snapshots: bool) -> (mpsc::Sender<()>, Arc<Self>) {
+        let (allow, allowed) = mpsc::channel();
+        let allowed = Arc::new(Mutex::new(allowed));
+        (allow, Arc::new(Self { inner: MemoryEngine::new(), allowed, has_snapshots }))
+    }
+}
+
+impl<T: Sync> Slow<T> {
+    fn once_allowed<'a>(&'a self, rows: Rows<'a>) -> Rows<'a> {
+        let mut is_first = true;
+        Box::new(rows.inspect(move |_| {
+            if std::mem::replace(&mut is_first, false) {
+                let told = self.allowed.lock().recv_timeout(PATIENCE);
+                assert_eq!(told, Err(mpsc::RecvTimeoutError::Disconnected), "nobody has allowed it");
+            }
+        }))
+    }
+}
 
 impl Engine for Slow<MemoryEngine> {
     fn tree(&self, name: &str) -> kvd_storage::Result<Arc<dyn Tree>> {
-        Ok(Arc::new(Slow(self.0.tree(name)?, Arc::clone(&self.1))))
+        let Self { inner, allowed, has_snapshots } = self;
+        let (inner, allowed) = (inner.tree(name)?, Arc::clone(allowed));
+        Ok(Arc::new(Slow { inner, allowed, has_snapshots: *has_snapshots }))
     }
 
     fn tree_names(&self) -> kvd_storage::Result<Vec<String>> {
-        self.0.tree_names()
+        self.inner.tree_names()
     }
 
     fn flush(&self) -> kvd_storage::Result<()> {
-        self.0.flush()
+        self.inner.flush()
     }
 }
 
 impl Tree for Slow<Arc<dyn Tree>> {
     fn get(&self, key: &[u8]) -> kvd_storage::Result<Option<Bytes>> {
-        self.0.get(key)
+        self.inner.get(key)
     }
 
     fn apply(&self, batch: Batch) -> kvd_storage::Result<()> {
-        self.0.apply(batch)
+        self.inner.apply(batch)
     }
 
     fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
-        self.0.scan(start, end, direction)
+        let rows = self.inner.scan(start, end, direction);
+        if start == Bound::Unbounded { self.once_allowed(rows) } else { rows }
     }
 
     fn snapshot(&self) -> Option<Rows<'_>> {
-        let rows = self.0.snapshot()?;
-        let mut is_allowed = false;
-        Some(Box::new(rows.inspect(move |_| {
-            if !is_allowed {
-                is_allowed = self.1.lock().recv_timeout(PATIENCE).is_ok();
-            }
-        })))
+        let rows = self.inner.snapshot().filter(|_| self.has_snapshots)?;
+        Some(self.once_allowed(rows))
     }
 
     fn reads_wait(&self) -> bool {
-        self.0.reads_wait()
+        self.inner.reads_wait()
     }
 
     fn clear(&self) -> kvd_storage::Result<()> {
-        self.0.clear()
+        self.inner.clear()
     }
+}
+
+/// Begins a checkpoint, and comes back once it has set apart what there is.
+async fn begin_checkpoint(state: &Arc<ReplicaState>) -> JoinHandle<io::Result<(SnapshotMeta, Checkpoint)>> {
+    let writing = tokio::spawn({
+        let state = Arc::clone(state);
+        async move { state.take_checkpoint().await }
+    });
+    while state.table.active_rows() > 0 || state.table.is_frozen() {
+        tokio::task::yield_now().await;
+    }
+    writing
 }
 
 #[tokio::test]
 async fn drains_go_on_while_a_checkpoint_of_the_rows_as_they_were_is_written() {
-    let (allow, allowed) = mpsc::channel();
-    let engine = Slow(MemoryEngine::new(), Arc::new(Mutex::new(allowed)));
-    let state = state_in(Arc::new(engine), MemoryOptions::default());
+    let (allow, engine) = Slow::new(true);
+    let state = state_in(engine, MemoryOptions::default());
     state.apply(entry(1, vec![put("key", "before")])).await.unwrap();
-    let before = state.with_machine(|machine| machine.digest());
-    let writing = tokio::spawn({
-        let state = Arc::clone(&state);
-        async move { state.take_checkpoint().await }
-    });
-    // It has set apart what there was.
-    while state.table.active_rows() > 0 || state.table.is_frozen() {
-        tokio::task::yield_now().await;
-    }
+    let before = state.with_machine(Machine::digest);
+    let writing = begin_checkpoint(&state).await;
     state.apply(entry(2, vec![put("key", "after"), put("other", "after")])).await.unwrap();
     let drained = tokio::time::timeout(PATIENCE, state.drain()).await;
     drained.expect("the drain waits for the checkpoint").unwrap();
-    assert_eq!((state.table.active_rows(), state.drains_behind()), (0, 0));
+    assert_eq!(state.table.active_rows(), 0);
     assert!(!writing.is_finished());
-    allow.send(()).unwrap();
+    drop(allow);
     let (position, checkpoint) = writing.await.unwrap().unwrap();
     assert_eq!(position.last_log_id, Some(codec::log_id(1, 1)));
     assert_eq!(checkpoint.manifest().applied_index, LogIndex(1));
     state.install(checkpoint).await.unwrap();
-    assert_eq!(
-        state.with_machine(|machine| machine.digest()),
-        before,
-        "the checkpoint has what came after it"
-    );
+    assert_eq!(state.with_machine(Machine::digest), before, "the checkpoint has what came after it");
+}
+
+#[tokio::test]
+async fn writers_are_slowed_while_a_checkpoint_holds_drains_once_half_of_the_memory_is_full() {
+    const ROWS_MAX: usize = 40;
+    let (allow, engine) = Slow::new(false);
+    let state =
+        state_in(engine, MemoryOptions { drain_rows: 1, rows_max: ROWS_MAX, ..MemoryOptions::default() });
+    state.apply(entry(1, vec![put("key", "before")])).await.unwrap();
+    let writing = begin_checkpoint(&state).await;
+    for index in 2.. {
+        state.apply(entry(index, vec![put(&format!("key {index}"), "value")])).await.unwrap();
+        let beyond_half = state.table.active_rows().saturating_sub(ROWS_MAX / 2);
+        assert_eq!(state.drains_behind(), beyond_half);
+        if beyond_half > 3 {
+            break;
+        }
+    }
+    assert!(!writing.is_finished());
+    drop(allow);
+    let (position, _) = writing.await.unwrap().unwrap();
+    assert_eq!(position.last_log_id, Some(codec::log_id(1, 1)));
+    assert_eq!(state.drains_behind(), state.table.active_rows(), "nobody holds drains any more");
 }

@@ -1,4 +1,5 @@
-//! A steady load for long, and what the nodes hold meanwhile: memory and disk must not grow once history is as long as it gets.
+//! A steady load for long, and what the nodes hold meanwhile. Memory must not grow once history is as long as it gets; what is
+//! on the disk, no more once the first checkpoint has let the log go.
 
 use std::{
     convert::Infallible,
