@@ -48,6 +48,6 @@ pub use http::{Answer, request};
 pub use ledger::{Ledger, Record, Writers};
 pub use node::Node;
 pub use ports::free_ports;
-pub use process::{Process, run, signal_process};
+pub use process::{Process, run, run_within, signal_process};
 pub use turn::Turn;
 pub use wait::{PATIENCE, until};

@@ -114,10 +114,18 @@ pub fn signal_process(id: u32, signal: Signal) -> io::Result<()> {
 ///
 /// # Panics
 /// It can't be started, or doesn't end.
-pub async fn run(mut command: Command) -> Output {
+pub async fn run(command: Command) -> Output {
+    run_within(Duration::from_secs(60), command).await
+}
+
+/// The same for one that does so much that a busy machine may need longer.
+///
+/// # Panics
+/// As [`run`].
+pub async fn run_within(patience: Duration, mut command: Command) -> Output {
     let shown = format!("{command:?}");
     let running = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output());
-    let ended = tokio::time::timeout(Duration::from_secs(60), running).await;
+    let ended = tokio::time::timeout(patience, running).await;
     let output = ended.unwrap_or_else(|_elapsed| panic!("{shown} does not end"));
     output.expect("nothing in it panics").unwrap_or_else(|error| panic!("{shown} can't be started: {error}"))
 }

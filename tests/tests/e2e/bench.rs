@@ -3,10 +3,14 @@
 use std::{
     path::Path,
     process::{Command, Output},
+    time::Duration,
 };
 
-use kvd_tests::{Cluster, Turn, kvctl, kvd_bench, run};
+use kvd_tests::{Cluster, Turn, kvctl, kvd_bench, run, run_within};
 use serde_json::Value;
+
+/// What a comparison may take that starts seven clusters one after the other.
+const COMPARISON_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs `kvd-bench` with these words.
 async fn bench(words: &[&str]) -> Output {
@@ -114,11 +118,8 @@ async fn the_short_comparison_measures_kvd_and_the_limits_and_leaves_nothing() {
     }
     command.args(["compare", "--short", "--all", "--etcd=no-such-program", "--redis=no-such-program"]);
     command.args(["--soak-minutes=1", "--output=json", "--data-dir"]);
-    let output = run({
-        command.arg(dir.path());
-        command
-    })
-    .await;
+    command.arg(dir.path());
+    let output = run_within(COMPARISON_PATIENCE, command).await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("install it"), "{said}");
