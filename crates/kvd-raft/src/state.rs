@@ -118,7 +118,7 @@ pub(crate) struct ReplicaState {
     pub(crate) table: Arc<Table>,
     pub(crate) checkpoints: CheckpointStore,
     applier: Mutex<Applier>,
-    /// Held by whoever writes a checkpoint or installs one. Taken before the other one.
+    /// Held by whoever writes a checkpoint or installs one. Whoever takes `cut` too takes it after this.
     checkpointing: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever moves rows out of memory.
     cut: Arc<tokio::sync::Mutex<()>>,
@@ -393,8 +393,8 @@ impl ReplicaState {
             || self.table.active_bytes() >= self.memory.drain_bytes
     }
 
-    /// How many drains' worth of rows wait in memory; while a checkpoint keeps them waiting, which is over soon if there is
-    /// little to write, beyond half of what there is room for.
+    /// How many drains' worth of rows wait in memory. While a checkpoint holds drains only those count that are beyond half of
+    /// the room: a small one is over before.
     pub(crate) fn drains_behind(&self) -> usize {
         let are_held = self.holds_drains.load(Ordering::Relaxed);
         let behind = |waiting: usize, max: usize, drained: usize| {

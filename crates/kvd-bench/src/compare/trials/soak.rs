@@ -23,6 +23,7 @@ use crate::{
     usage::Usage,
 };
 
+/// Requests under way, at most.
 const OUTSTANDING_MAX: u32 = 10_000;
 /// How often is looked.
 const LOOKS: u32 = 60;
