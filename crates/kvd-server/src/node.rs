@@ -569,7 +569,12 @@ impl Node {
         }
         // Whoever leads hands over by itself once it has settled; where that is this node, it need not wait.
         if let Some(group) = self.replicas()?.group(shard.into()).filter(|group| group.leadership().is_self) {
-            self.hand_over(&group, target.id, deadline.saturating_duration_since(Instant::now())).await?;
+            let patience = deadline.saturating_duration_since(Instant::now());
+            match self.hand_over(&group, target.id, patience).await {
+                // Without the lead it says nothing: the leader has seen the preference too, and was first to hand over.
+                Err(error) if group.leadership().is_self => return Err(error),
+                Err(_) | Ok(()) => {}
+            }
         }
         self.wait_for_leader(shard, to, deadline).await
     }

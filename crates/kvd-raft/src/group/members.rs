@@ -182,16 +182,17 @@ impl Group {
     /// Hands leadership to a voter that has caught up, and waits until it leads.
     ///
     /// # Errors
-    /// Failed precondition: this replica does not lead, or the target is no voter or has not caught up. Unavailable: it
-    /// has not taken over in time (a transfer never aborts by itself, so it still may).
+    /// Not leader: this replica does not lead, or no longer. Failed precondition: the target is no voter or has not caught
+    /// up. Unavailable: it has not taken over in time (a transfer never aborts by itself, so it still may).
     pub async fn transfer_leader(&self, to: ReplicaId, patience: Duration) -> Result<()> {
         if self.leadership().leader.is_some_and(|leader| leader.id == to) {
             return Ok(());
         }
-        let refuse = |why: String| Error::new(ErrorKind::FailedPrecondition, why);
         if !self.leadership().is_self {
-            return Err(refuse(format!("replica {} does not lead group {}", self.replica(), self.id())));
+            let why = format!("replica {} does not lead group {}", self.replica(), self.id());
+            return Err(Error::new(ErrorKind::NotLeader(None), why));
         }
+        let refuse = |why: String| Error::new(ErrorKind::FailedPrecondition, why);
         let members = self.members();
         if !members.voters.contains_key(&to) {
             return Err(refuse(format!("replica {to} is no voter of group {}", self.id())));

@@ -21,7 +21,7 @@ use kvd_machine::MetaState;
 use kvd_placement::{NodeView, Ring, initial_placement, meta_voters};
 use kvd_raft::{Fault, Group};
 use kvd_types::{
-    GroupId, MetaEpoch, NodeId, ReplicaId, Result, Term,
+    ErrorKind, GroupId, MetaEpoch, NodeId, ReplicaId, Result, Term,
     cluster::{MetaCommand, MetaOutcome, NodeState, Placement, Replica},
     limits::META_VOTERS_MAX,
 };
@@ -293,6 +293,8 @@ impl Node {
         tracing::info!(group = %group.id(), replica = %target, "handing over leadership");
         match self.hand_over(group, target, TRANSFER_PATIENCE).await {
             Ok(()) => Ok(HandedOver::Done),
+            // It has been handed over meanwhile, or was deposed.
+            Err(error) if matches!(error.kind, ErrorKind::NotLeader(_)) => Ok(HandedOver::NotTried),
             Err(error) => {
                 tracing::info!(group = %group.id(), replica = %target, %error, "leadership was not taken over");
                 Ok(HandedOver::Failed(target))

@@ -527,6 +527,34 @@ async fn a_leader_whose_successor_has_a_full_disk_leads_on_as_if_nothing_had_bee
     }
 }
 
+/// The node that looks after its groups sees what is preferred, too: each move is made by whoever is first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_moved_from_several_sides_at_once_is_moved() {
+    const MOVES: usize = 6;
+    const SIDES: usize = 4;
+    let mut cluster = Cluster::of_three().await;
+    cluster.settled().await;
+    let shard = ShardId(1);
+    let leads = |node: &TestNode| {
+        let group = node.node.replicas().unwrap().group(shard.into());
+        group.filter(|group| group.leadership().is_self)
+    };
+    for _ in 0..MOVES {
+        let find = || cluster.nodes.iter().find_map(|node| Some((&node.node, leads(node)?)));
+        until(|| if find().is_some() { Vec::new() } else { vec!["nobody leads".to_owned()] }).await;
+        let Some((node, group)) = find() else { continue };
+        let placement = &node.meta().placements[&group.id()];
+        let other = placement.voters.iter().find(|voter| voter.id != group.replica()).unwrap().node;
+        let moves = (0..SIDES).map(|_| node.move_leader_to(shard, other));
+        for moved in futures::future::join_all(moves).await {
+            assert_eq!(moved, Ok(other));
+        }
+    }
+    for _ in 0..3 {
+        cluster.stop(0).await;
+    }
+}
+
 #[tokio::test]
 async fn a_node_with_a_full_disk_takes_over_no_group() {
     let node = Node::new(
