@@ -1,5 +1,5 @@
-//! A steady load for long, and what the nodes hold meanwhile. Memory must not grow once history is as long as it gets; what is
-//! on the disk, no more once the log is, which a group without writes lets grow to four times what a checkpoint is due after.
+//! A steady load for long, and what the nodes hold meanwhile. Memory must not grow once history is as long as it gets, nor
+//! what is on the disk once the log is: a group without writes keeps it up to four times what a checkpoint is due after.
 
 use std::{
     convert::Infallible,
