@@ -5,11 +5,12 @@
 //! leader is gone.
 //!
 //! # The approach
-//! A node that has followers asleep asks the nodes of their leaders, each once per heartbeat interval, however many groups that
-//! concerns. The answer names the *era* of the node that answers: its incarnation, which changes with each start, and a
-//! generation, which it raises whenever it closes a replica that has had others sleep, or such a one begins to keep quiet because
-//! no majority answers it. Whoever sleeps remembers the era in which it was asked to. It wakes when the node names another one,
-//! or is *silent*: it has left [`Options::misses_max`] questions in a row unanswered.
+//! A node that has followers asleep asks the nodes of their leaders, each once in [`HEARTBEATS`] heartbeat intervals, however
+//! many groups that concerns: these questions are most of what an idle node does. The answer names the *era* of the node that
+//! answers: its incarnation, which changes with each start, and a generation, which it raises whenever it closes a replica that
+//! has had others sleep, or such a one begins to keep quiet because no majority answers it. Whoever sleeps remembers the era in
+//! which it was asked to. It wakes when the node names another one, or is *silent*: it has left [`Options::misses_max`] questions
+//! in a row unanswered.
 //!
 //! Questions are counted and not seconds, so that a process that was stopped, or whose clock has jumped, does not take
 //! everybody else for dead when it goes on.
@@ -38,6 +39,8 @@ use crate::{
     transport::{Lane, Transport},
 };
 
+/// How many heartbeat intervals there are between two questions.
+const HEARTBEATS: u32 = 2;
 /// Nodes that are remembered to have asked, at most.
 const ASKED_MAX: usize = 1024;
 
@@ -87,7 +90,7 @@ struct Options {
 impl Options {
     /// Those with which a node falls silent no sooner than a leader does to a follower that is awake: see [`Timing`].
     fn fitting(timing: Timing) -> Self {
-        let interval = timing.heartbeat.max(Duration::from_millis(1));
+        let interval = (timing.heartbeat * HEARTBEATS).max(Duration::from_millis(1));
         let patience = timing.election_timeout_max + timing.election_timeout_min;
         let misses_max = patience.as_millis().div_ceil(interval.as_millis().max(1));
         Self { interval, misses_max: u32::try_from(misses_max).unwrap_or(u32::MAX).max(2) }
