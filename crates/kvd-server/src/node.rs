@@ -77,6 +77,7 @@ mod ranges;
 mod recent;
 mod reconcile;
 mod replicas;
+mod rest;
 mod route;
 mod serve;
 mod stop;

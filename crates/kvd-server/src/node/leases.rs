@@ -50,7 +50,7 @@ impl Node {
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => break,
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                () = self.rest(LOOK_INTERVAL) => {}
             }
             telling.retain(|_, told| !told.is_finished());
             for group in self.replicas().map(super::Replicas::all).unwrap_or_default() {

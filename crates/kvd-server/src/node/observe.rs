@@ -174,7 +174,7 @@ impl Node {
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep(OBSERVE_INTERVAL) => {}
+                () = self.rest(OBSERVE_INTERVAL) => {}
             }
         }
     }
@@ -212,7 +212,7 @@ impl Node {
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep(FAULT_INTERVAL) => {}
+                () = self.rest(FAULT_INTERVAL) => {}
             }
         }
     }

@@ -75,7 +75,7 @@ impl Node {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                () = self.rest(LOOK_INTERVAL) => {}
             }
         }
     }

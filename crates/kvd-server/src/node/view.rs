@@ -60,7 +60,7 @@ impl Node {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(REFRESH_INTERVAL) => {}
+                () = self.rest(REFRESH_INTERVAL) => {}
             }
         }
     }
