@@ -8,6 +8,10 @@
 //! may grow to its size, up to [`BOUND_FACTOR_MAX`] times what is configured. So a node with many keys doesn't write checkpoints
 //! all the time, and what the log takes of disk and memory (some bytes for each entry) stays bounded.
 //!
+//! A group that is seldom written to keeps the shared log with few entries of its own, and so do many groups with a part each. In
+//! the end each of them writes its state once for as much of the log as one may keep; that is [`PINNED_FACTOR`] times the states
+//! of the node together. So checkpoints are a fraction of what the log writes, and where all states are small, the log is short.
+//!
 //! While a checkpoint is on its way to another replica, the next one waits until the log has grown to
 //! [`SENDING_FACTOR`] times what is configured, or to [`SENDING_BOUNDS`] bounds: it would purge the entries that the other
 //! replica is to go on from, which would have to be sent the next one, and so on for as long as the group is written to.
@@ -28,7 +32,8 @@ use super::{Node, hand_over::backed_off};
 const PAUSE: Duration = Duration::from_secs(2);
 /// …up to this: a full disk is not asked for room all the time.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How many times its bound of the log a replica with few entries may keep from being used again.
+/// How many times the checkpoints of the node together a replica may keep of the shared log: at least the least bound, and at
+/// most so many times its own.
 const PINNED_FACTOR: u64 = 4;
 /// How many times what is configured the bound is, at most.
 const BOUND_FACTOR_MAX: u64 = 8;
@@ -76,25 +81,38 @@ impl Situation {
         }
     }
 
-    /// By how many bytes its log is beyond its bound; none: no checkpoint is due. `least_bytes` is the least bound.
-    fn beyond_bytes(self, least_bytes: u64) -> Option<u64> {
+    /// By how many bytes its log is beyond its bound; none: no checkpoint is due.
+    fn beyond_bytes(self, node: Bounds) -> Option<u64> {
         if self.is_lacking {
             return Some(u64::MAX);
         }
-        let times = |factor: u64, bytes: u64| bytes.saturating_mul(factor);
-        let own = self.checkpoint_bytes.min(times(BOUND_FACTOR_MAX, least_bytes)).max(least_bytes);
-        let sending = times(SENDING_FACTOR, least_bytes).max(times(SENDING_BOUNDS, own));
+        let own = self.checkpoint_bytes.min(times(BOUND_FACTOR_MAX, node.least_bytes)).max(node.least_bytes);
+        let sending = times(SENDING_FACTOR, node.least_bytes).max(times(SENDING_BOUNDS, own));
         let bound = if self.is_sending { sending } else { own };
-        let bytes = self.log_bytes.max(self.pinned_bytes / PINNED_FACTOR);
-        bytes.checked_sub(bound).filter(|beyond| self.is_ahead && *beyond > 0)
+        let pinned = times(PINNED_FACTOR, node.checkpoints_bytes).max(node.least_bytes);
+        let pinned_bound = if self.is_sending { u64::MAX } else { pinned }.min(times(PINNED_FACTOR, bound));
+        let beyond = self.log_bytes.saturating_sub(bound).max(self.pinned_bytes.saturating_sub(pinned_bound));
+        (self.is_ahead && beyond > 0).then_some(beyond)
     }
 }
 
+/// What all groups of a node have in common.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// The least bound of a group's log.
+    least_bytes: u64,
+    /// Bytes of the newest checkpoints of all of them.
+    checkpoints_bytes: u64,
+}
+
+const fn times(factor: u64, bytes: u64) -> u64 {
+    bytes.saturating_mul(factor)
+}
+
 /// The one of all groups that needs a checkpoint most, if any needs one.
-fn neediest<T>(groups: impl IntoIterator<Item = (Situation, T)>, least_bytes: u64) -> Option<T> {
-    let due = groups
-        .into_iter()
-        .filter_map(|(situation, group)| Some((situation.beyond_bytes(least_bytes)?, group)));
+fn neediest<T>(groups: impl IntoIterator<Item = (Situation, T)>, node: Bounds) -> Option<T> {
+    let due =
+        groups.into_iter().filter_map(|(situation, group)| Some((situation.beyond_bytes(node)?, group)));
     due.max_by_key(|(beyond, _)| *beyond).map(|(_, group)| group)
 }
 
@@ -121,9 +139,13 @@ impl Node {
         if checkpoints.again_at.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
-        let groups = self.replicas()?.all().into_iter().filter(|group| sleepers_too || !group.sleeps());
-        let groups = groups.map(|group| (Situation::of(&group), group));
-        let group = neediest(groups, self.config.storage.checkpoint_log_bytes);
+        let groups = self.replicas()?.all();
+        let node = Bounds {
+            least_bytes: self.config.storage.checkpoint_log_bytes,
+            checkpoints_bytes: groups.iter().map(Group::checkpoint_bytes).fold(0, u64::saturating_add),
+        };
+        let groups = groups.into_iter().filter(|group| sleepers_too || !group.sleeps());
+        let group = neediest(groups.map(|group| (Situation::of(&group), group)), node);
         checkpoints.taking = group.map(|group| {
             tokio::spawn(async move {
                 let taken = group.checkpoint().await;
@@ -156,7 +178,9 @@ mod tests {
     }
 
     fn due(groups: &[Situation]) -> Option<usize> {
-        neediest(groups.iter().copied().zip(0..), BOUND_BYTES)
+        let checkpoints_bytes =
+            groups.iter().map(|group| group.checkpoint_bytes).fold(0, u64::saturating_add);
+        neediest(groups.iter().copied().zip(0..), Bounds { least_bytes: BOUND_BYTES, checkpoints_bytes })
     }
 
     #[test]
@@ -168,10 +192,23 @@ mod tests {
     }
 
     #[test]
-    fn a_group_with_few_entries_must_not_keep_much_of_the_shared_log() {
+    fn no_group_keeps_more_of_the_shared_log_than_the_checkpoints_of_all_are_worth() {
         let pins = |pinned_bytes| Situation { pinned_bytes, ..grown(1) };
-        assert_eq!(due(&[pins(PINNED_FACTOR * BOUND_BYTES)]), None);
-        assert_eq!(due(&[pins(PINNED_FACTOR * (BOUND_BYTES + 1)), grown(1)]), Some(0));
+        let of = |checkpoint_bytes| Situation { checkpoint_bytes, ..IDLE };
+        // Where they cost little, the log is given back early,
+        assert_eq!(due(&[pins(BOUND_BYTES), of(1)]), None);
+        assert_eq!(due(&[pins(BOUND_BYTES + 1), grown(1), of(1)]), Some(0));
+        // where they cost much, when it is worth that,
+        assert_eq!(due(&[pins(PINNED_FACTOR * 50), of(20), of(30)]), None);
+        assert_eq!(due(&[pins(PINNED_FACTOR * 50 + 1), grown(1), of(20), of(30)]), Some(0));
+        // and nobody keeps more than so many times its own bound,
+        assert_eq!(due(&[pins(PINNED_FACTOR * BOUND_BYTES), of(u64::MAX)]), None);
+        assert_eq!(due(&[pins(PINNED_FACTOR * BOUND_BYTES + 1), of(u64::MAX)]), Some(0));
+        // which is larger while a checkpoint is on its way.
+        let sends = |pinned_bytes| Situation { is_sending: true, ..pins(pinned_bytes) };
+        let most_bytes = PINNED_FACTOR * SENDING_FACTOR * BOUND_BYTES;
+        assert_eq!(due(&[sends(most_bytes)]), None);
+        assert_eq!(due(&[sends(most_bytes + 1)]), Some(0));
     }
 
     #[test]

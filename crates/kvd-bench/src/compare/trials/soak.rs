@@ -1,5 +1,5 @@
 //! A steady load for long, and what the nodes hold meanwhile. Memory must not grow once history is as long as it gets, nor
-//! what is on the disk once the log is: a group without writes keeps it up to four times what a checkpoint is due after.
+//! what is on the disk once the log is as long as it may get: what a checkpoint is due after, or four times all checkpoints.
 
 use std::{
     convert::Infallible,
