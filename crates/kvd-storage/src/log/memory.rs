@@ -1,10 +1,10 @@
 //! What is known in memory of one replica's log: where each entry is on disk, and the latest entries themselves.
 //!
-//! Every entry has a [`Slot`] (40 bytes); the payloads of the latest ones are kept too. Entries that have not reached
+//! Every entry has a [`Slot`] (32 bytes); the payloads of the latest ones are kept too. Entries that have not reached
 //! the disk always are; of the others only as many as fit the cache's bytes, because replication and apply read what
 //! was appended a moment ago.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, num::NonZeroU32, sync::Arc};
 
 use bytes::Bytes;
 use kvd_types::{GroupId, LogIndex, ReplicaId, Term};
@@ -16,8 +16,24 @@ use super::{Entry, EntryId, format, stream::Marks};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Location {
     pub(super) segment: u64,
-    pub(super) offset: u64,
+    /// Behind the segment's header, and within its greatest size.
+    offset: NonZeroU32,
 }
+
+impl Location {
+    /// `None`: there is no record at such an offset.
+    pub(super) fn new(segment: u64, offset: u64) -> Option<Self> {
+        let offset = u32::try_from(offset).ok().and_then(NonZeroU32::new)?;
+        Some(Self { segment, offset })
+    }
+
+    pub(super) const fn offset(self) -> u64 {
+        self.offset.get() as u64
+    }
+}
+
+/// Slots that have room although there are no entries for them.
+const SPARE_SLOTS: usize = 4096;
 
 /// One entry.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +43,27 @@ pub(super) struct Slot {
     pub(super) number: u64,
     pub(super) payload_bytes: u32,
     /// `None` until it is on disk.
-    pub(super) location: Option<Location>,
+    offset: Option<NonZeroU32>,
+    /// Means nothing until then.
+    segment: u64,
+}
+
+// There may be millions of them.
+const _: () = assert!(size_of::<Slot>() == 32);
+
+impl Slot {
+    const fn new(term: Term, number: u64, payload_bytes: u32) -> Self {
+        Self { term, number, payload_bytes, offset: None, segment: 0 }
+    }
+
+    const fn at(self, location: Location) -> Self {
+        Self { offset: Some(location.offset), segment: location.segment, ..self }
+    }
+
+    /// `None` until it is on disk.
+    pub(super) fn location(&self) -> Option<Location> {
+        self.offset.map(|offset| Location { segment: self.segment, offset })
+    }
 }
 
 /// An entry that was asked for: its payload, or where to read it.
@@ -77,13 +113,13 @@ impl Memory {
 
     /// Adds an entry that is on disk already, behind the last one.
     pub(super) fn recover(&mut self, id: EntryId, number: u64, payload_bytes: u32, location: Location) {
-        self.push(id, Slot { term: id.term, number, payload_bytes, location: Some(location) });
+        self.push(id, Slot::new(id.term, number, payload_bytes).at(location));
     }
 
     /// Adds an entry behind the last one.
     pub(super) fn append(&mut self, entry: &Entry, number: u64, payload_bytes: u32) {
         let id = EntryId { index: entry.index, term: entry.term };
-        self.push(id, Slot { term: entry.term, number, payload_bytes, location: None });
+        self.push(id, Slot::new(entry.term, number, payload_bytes));
         self.tail_bytes += entry.payload.len();
         self.tail.push_back(entry.payload.clone());
     }
@@ -103,11 +139,11 @@ impl Memory {
         if let Some(slot) = self.position(index).and_then(|at| self.slots.get_mut(at))
             && slot.number == number
         {
-            slot.location = Some(location);
+            *slot = slot.at(location);
         }
         while self.tail_bytes > cache_bytes {
             let first_cached = self.slots.len().saturating_sub(self.tail.len());
-            if self.slots.get(first_cached).is_none_or(|slot| slot.location.is_none()) {
+            if self.slots.get(first_cached).is_none_or(|slot| slot.offset.is_none()) {
                 break;
             }
             self.drop_first_cached();
@@ -142,6 +178,10 @@ impl Memory {
                 self.retained_bytes -= slot_bytes(&slot);
             }
             self.first += 1;
+        }
+        // What a long log took is given back once it is short.
+        if self.slots.capacity() / 4 > self.slots.len().max(SPARE_SLOTS) {
+            self.slots.shrink_to(self.slots.len().max(SPARE_SLOTS) * 2);
         }
     }
 
@@ -186,7 +226,7 @@ impl Memory {
 
     /// Where the oldest entry is that is on disk and not purged.
     pub(super) fn oldest_location(&self) -> Option<Location> {
-        self.slots.front().and_then(|slot| slot.location)
+        self.slots.front().and_then(Slot::location)
     }
 
     #[cfg(test)]
@@ -222,12 +262,12 @@ mod tests {
         EntryId { index: LogIndex(index), term: Term(1) }
     }
 
-    const THERE: Location = Location { segment: 1, offset: 8192 };
+    const THERE: Location = Location { segment: 1, offset: NonZeroU32::MIN };
 
     /// Which of the entries from 0 on are in memory, and which on disk.
     fn whereabouts(memory: &Memory) -> Vec<(bool, bool)> {
         let wanted = memory.wanted(LogIndex(0), LogIndex(u64::MAX), usize::MAX);
-        wanted.iter().map(|wanted| (wanted.payload.is_some(), wanted.slot.location.is_some())).collect()
+        wanted.iter().map(|wanted| (wanted.payload.is_some(), wanted.slot.location().is_some())).collect()
     }
 
     #[test]
@@ -262,5 +302,37 @@ mod tests {
         memory.purge(id(5));
         memory.written(LogIndex(0), 1, THERE, 1000);
         assert_eq!((memory.entries(), memory.cached_bytes(), memory.retained_bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_location_is_behind_a_header_and_within_a_segment() {
+        let at = |offset| Location::new(7, offset).map(|location| (location.segment, location.offset()));
+        assert_eq!(at(0), None);
+        assert_eq!(at(format::RECORDS_START), Some((7, format::RECORDS_START)));
+        let greatest = *crate::log::SEGMENT_BYTES_RANGE.end();
+        assert_eq!(at(greatest), Some((7, greatest)));
+        assert_eq!(at(1 << 32), None);
+    }
+
+    #[test]
+    fn slots_are_given_back_after_a_purge_and_kept_for_what_comes_next() {
+        let mut memory = Memory::default();
+        let entries = 20 * SPARE_SLOTS as u64;
+        for index in 0..entries {
+            memory.recover(id(index), index + 1, 100, THERE);
+        }
+        memory.purge(id(entries / 2));
+        assert!(memory.slots.capacity() >= memory.entries());
+        memory.purge(id(entries - 11));
+        assert_eq!((memory.entries(), memory.first_index()), (10, Some(LogIndex(entries - 10))));
+        assert!(memory.slots.capacity() <= 4 * SPARE_SLOTS, "{}", memory.slots.capacity());
+        assert!(memory.holds(LogIndex(entries - 1), entries));
+        // A short log is left alone.
+        for index in entries..entries + 2 * SPARE_SLOTS as u64 {
+            memory.recover(id(index), index + 1, 100, THERE);
+        }
+        let room = memory.slots.capacity();
+        memory.purge(id(entries + 2 * SPARE_SLOTS as u64 - 1));
+        assert_eq!((memory.entries(), memory.slots.capacity()), (0, room));
     }
 }

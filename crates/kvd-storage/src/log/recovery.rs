@@ -477,7 +477,8 @@ impl Replayed {
                 if self.stream.marks.next_index().is_some_and(|next| next != id.index) {
                     return Err("an entry doesn't follow on the one before it");
                 }
-                let location = Location { segment: header.segment, offset };
+                let location =
+                    Location::new(header.segment, offset).ok_or("a record is beyond its segment")?;
                 self.memory.recover(id, header.number, header.payload_bytes, location);
             }
             (Kind::Vote, _) => self.memory.marks.vote = Some(payload.clone()),

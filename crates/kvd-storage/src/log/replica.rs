@@ -205,8 +205,7 @@ impl ReplicaLog {
     }
 
     fn read_payload(&self, index: LogIndex, slot: &Slot) -> Result<Bytes, Error> {
-        let segment = slot.location.map_or(0, |location| location.segment);
-        let offset = slot.location.map_or(0, |location| location.offset);
+        let (segment, offset) = slot.location().map_or((0, 0), |at| (at.segment, at.offset()));
         let path = segment_path(&self.shared.dir, segment);
         let corrupt = |text: &str| Error::Corrupt {
             group: self.replica.group,

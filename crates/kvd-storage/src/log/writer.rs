@@ -206,8 +206,8 @@ impl Core {
     ) -> io::Result<Location> {
         self.make_room(payload.len())?;
         let replica = &item.replica;
-        let location =
-            Location { segment: self.segment.sequence, offset: self.offset + self.buffer.len() as u64 };
+        let location = Location::new(self.segment.sequence, self.offset + self.buffer.len() as u64)
+            .ok_or_else(|| io::Error::other("a record would be beyond its segment; this is a bug in kvd"))?;
         let header = self.encode(kind, replica.group, replica.id, number, id, payload)?;
         let stream = self.start.streams.entry(replica.id).or_insert_with(|| Stream::new(replica.group));
         if stream.number.saturating_add(1) != number {
