@@ -6,7 +6,7 @@
 //!
 //! # The approach
 //! A node that has followers asleep asks the nodes of their leaders, each once in [`HEARTBEATS`] heartbeat intervals, however
-//! many groups that concerns: these questions are most of what an idle node does. The answer names the *era* of the node that
+//! many groups that concerns: these questions are most of what an idle node says. The answer names the *era* of the node that
 //! answers: its incarnation, which changes with each start, and a generation, which it raises whenever it closes a replica that
 //! has had others sleep, or such a one begins to keep quiet because no majority answers it. Whoever sleeps remembers the era in
 //! which it was asked to. It wakes when the node names another one, or is *silent*: it has left [`Options::misses_max`] questions

@@ -136,7 +136,8 @@ pub struct Storage {
     /// Size of a file of the log, in bytes.
     pub log_segment_bytes: u64,
     /// A shard makes a checkpoint once its log has grown by so many bytes since the last one, or by as many as that one takes
-    /// if these are more, but no more than eight times this.
+    /// if these are more, but no more than eight times this. Or once it keeps more of the node's log from being used again than
+    /// four times all checkpoints of the node, but not less than this.
     pub checkpoint_log_bytes: u64,
     /// How often the engine is made to write what it holds back, in milliseconds; down to a tenth as often while
     /// that takes long.

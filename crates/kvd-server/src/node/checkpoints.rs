@@ -11,6 +11,8 @@
 //! A group that is seldom written to keeps the shared log with few entries of its own, and so do many groups with a part each. In
 //! the end each of them writes its state once for as much of the log as one may keep; that is [`PINNED_FACTOR`] times the states
 //! of the node together. So checkpoints are a fraction of what the log writes, and where all states are small, the log is short.
+//! What bounds the disk comes first, though: nobody keeps more than that many times its own bound, so that on a node with many
+//! groups and much data checkpoints may take more than the log does.
 //!
 //! While a checkpoint is on its way to another replica, the next one waits until the log has grown to
 //! [`SENDING_FACTOR`] times what is configured, or to [`SENDING_BOUNDS`] bounds: it would purge the entries that the other

@@ -1,7 +1,7 @@
 //! When the node's own loops look again.
 //!
-//! They look at what nobody tells them of a few times per second. Each wake-up of the processor costs more than what is then looked
-//! at, so the loops rest until moments that they share: the multiples of their intervals, counted from the node's start.
+//! They look at what nobody tells them of a few times per second. Each wake-up of the processor costs more than what is then
+//! looked at, so the loops rest until moments that they share: the multiples of their intervals, counted from the node's start.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ impl Node {
     }
 }
 
-/// How long it is to the next multiple of an interval: never nothing, never more than the interval.
+/// How long it is to the next multiple of an interval: never more than the interval, and nothing only if that is nothing.
 fn until_next(elapsed: Duration, interval: Duration) -> Duration {
     let into = elapsed.as_nanos().checked_rem(interval.as_nanos()).unwrap_or(0);
     interval.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(u64::MAX)))
