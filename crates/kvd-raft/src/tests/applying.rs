@@ -22,7 +22,10 @@ use kvd_storage::{
 use kvd_types::{Command, GroupId, LogIndex, Proposal, ReplicaId};
 use openraft::EntryPayload;
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
 
 use super::harness::{PATIENCE, put};
 use crate::{
@@ -122,6 +125,8 @@ async fn an_applier_at_the_bound_does_not_wait_for_the_end_of_a_drain() {
 #[derive(Debug)]
 struct Slow<T> {
     inner: T,
+    /// Told as soon as all rows are asked for.
+    asked: Arc<Notify>,
     allowed: Arc<Mutex<mpsc::Receiver<()>>>,
     has_snapshots: bool,
 }
@@ -130,7 +135,8 @@ impl Slow<MemoryEngine> {
     fn new(has_snapshots: bool) -> (mpsc::Sender<()>, Arc<Self>) {
         let (allow, allowed) = mpsc::channel();
         let allowed = Arc::new(Mutex::new(allowed));
-        (allow, Arc::new(Self { inner: MemoryEngine::new(), allowed, has_snapshots }))
+        let asked = Arc::new(Notify::new());
+        (allow, Arc::new(Self { inner: MemoryEngine::new(), asked, allowed, has_snapshots }))
     }
 }
 
@@ -139,6 +145,7 @@ impl<T: Sync> Slow<T> {
         let mut is_first = true;
         Box::new(rows.inspect(move |_| {
             if std::mem::replace(&mut is_first, false) {
+                self.asked.notify_one();
                 let told = self.allowed.lock().recv_timeout(PATIENCE);
                 assert_eq!(told, Err(mpsc::RecvTimeoutError::Disconnected), "nobody has allowed it");
             }
@@ -148,9 +155,9 @@ impl<T: Sync> Slow<T> {
 
 impl Engine for Slow<MemoryEngine> {
     fn tree(&self, name: &str) -> kvd_storage::Result<Arc<dyn Tree>> {
-        let Self { inner, allowed, has_snapshots } = self;
+        let Self { inner, asked, allowed, has_snapshots } = self;
         let (inner, allowed) = (inner.tree(name)?, Arc::clone(allowed));
-        Ok(Arc::new(Slow { inner, allowed, has_snapshots: *has_snapshots }))
+        Ok(Arc::new(Slow { inner, asked: Arc::clone(asked), allowed, has_snapshots: *has_snapshots }))
     }
 
     fn tree_names(&self) -> kvd_storage::Result<Vec<String>> {
@@ -190,25 +197,26 @@ impl Tree for Slow<Arc<dyn Tree>> {
     }
 }
 
-/// Begins a checkpoint, and comes back once it has set apart what there is.
-async fn begin_checkpoint(state: &Arc<ReplicaState>) -> JoinHandle<io::Result<(SnapshotMeta, Checkpoint)>> {
+/// Begins a checkpoint, and comes back once it reads the rows, which are set apart by then.
+async fn begin_checkpoint(
+    state: &Arc<ReplicaState>,
+    engine: &Slow<MemoryEngine>,
+) -> JoinHandle<io::Result<(SnapshotMeta, Checkpoint)>> {
     let writing = tokio::spawn({
         let state = Arc::clone(state);
         async move { state.take_checkpoint().await }
     });
-    while state.table.active_rows() > 0 || state.table.is_frozen() {
-        tokio::task::yield_now().await;
-    }
+    tokio::time::timeout(PATIENCE, engine.asked.notified()).await.expect("the checkpoint reads no row");
     writing
 }
 
 #[tokio::test]
 async fn drains_go_on_while_a_checkpoint_of_the_rows_as_they_were_is_written() {
     let (allow, engine) = Slow::new(true);
-    let state = state_in(engine, MemoryOptions::default());
+    let state = state_in(engine.clone(), MemoryOptions::default());
     state.apply(entry(1, vec![put("key", "before")])).await.unwrap();
     let before = state.with_machine(Machine::digest);
-    let writing = begin_checkpoint(&state).await;
+    let writing = begin_checkpoint(&state, &engine).await;
     state.apply(entry(2, vec![put("key", "after"), put("other", "after")])).await.unwrap();
     let drained = tokio::time::timeout(PATIENCE, state.drain()).await;
     drained.expect("the drain waits for the checkpoint").unwrap();
@@ -226,10 +234,12 @@ async fn drains_go_on_while_a_checkpoint_of_the_rows_as_they_were_is_written() {
 async fn writers_are_slowed_while_a_checkpoint_holds_drains_once_half_of_the_memory_is_full() {
     const ROWS_MAX: usize = 40;
     let (allow, engine) = Slow::new(false);
-    let state =
-        state_in(engine, MemoryOptions { drain_rows: 1, rows_max: ROWS_MAX, ..MemoryOptions::default() });
+    let state = state_in(
+        engine.clone(),
+        MemoryOptions { drain_rows: 1, rows_max: ROWS_MAX, ..MemoryOptions::default() },
+    );
     state.apply(entry(1, vec![put("key", "before")])).await.unwrap();
-    let writing = begin_checkpoint(&state).await;
+    let writing = begin_checkpoint(&state, &engine).await;
     for index in 2.. {
         state.apply(entry(index, vec![put(&format!("key {index}"), "value")])).await.unwrap();
         let beyond_half = state.table.active_rows().saturating_sub(ROWS_MAX / 2);
