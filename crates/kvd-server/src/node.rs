@@ -79,6 +79,7 @@ mod reconcile;
 mod replicas;
 mod rest;
 mod route;
+mod routing;
 mod serve;
 mod stop;
 mod view;
@@ -90,7 +91,7 @@ mod tests;
 use disk::NodeDisk;
 use peers::{Peers, Start};
 use replicas::Replicas;
-use route::Routing;
+use routing::Routing;
 
 /// Between two tries to announce this start.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);

@@ -15,7 +15,8 @@
 //!
 //! A run has phases. The cluster forms; then faults rain on it while clients work, and nothing that was promised may be
 //! broken; then all faults end, and within a bounded time the cluster must be whole, every client must get on and all replicas must be
-//! equal, with no fault left to explain a stall. What nodes apply is held against the invariants as it happens
+//! equal, with no fault left to explain a stall. At last, when nobody has asked for anything in a while and groups sleep, a node that
+//! leads goes for good, and the others must have all that was acknowledged and give it out. What nodes apply is held against the invariants as it happens
 //! ([`witness`], [`invariant`]), what clients saw is checked at the end ([`crate::check`]).
 //!
 //! # Same seed, same run
@@ -55,7 +56,8 @@ use crate::{check, history::History};
 const STACK_BYTES: usize = 64 << 20;
 /// How long a cluster may take to form.
 const FORMS_WITHIN: Duration = Duration::from_secs(60);
-/// How long after the last fault every client must have got on, and the cluster be whole.
+/// How long after the last fault every client must have got on, and the cluster be whole; and how long after a leader's end all must
+/// be readable again.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(60);
 /// What every client must have had answered by then.
 const PROGRESS: u64 = 5;
@@ -224,14 +226,28 @@ fn phases(options: Options, cluster: &mut Cluster, rng: StdRng, report: &mut Rep
     wait(cluster, LAPSES_WITHIN, "what was to lapse, and nothing else, is not gone", |cluster| {
         cluster.clients.not_as_left()
     })?;
-    cluster.clients.ask_to_read(last_keys(&cluster.clients.recorder.history()));
-    wait(cluster, SETTLES_WITHIN, "the last keys can't be read", |cluster| {
-        (!cluster.clients.rows_are_read()).then(|| "they have not been".to_owned())
-    })?;
+    read_without_a_leader(cluster, report)?;
     match cluster.clients.key_with_two_owners() {
         Some(key) => Err(format!("key {key} has two owners")),
         None => Ok(()),
     }
+}
+
+/// Lets all groups fall asleep, takes a leader's node away and has everything read: what was acknowledged is on those that are
+/// left, and they have to notice by themselves that somebody is missing.
+fn read_without_a_leader(cluster: &mut Cluster, report: &mut Report) -> Result<(), String> {
+    let until = cluster.now() + fault::gone::asleep_after(cluster.shape);
+    while cluster.now() < until {
+        cluster.step()?;
+    }
+    let what = fault::gone::take_leader_away(cluster);
+    cluster.note(format_args!("begins: {}: {what}", fault::gone::NAME));
+    *report.faults.entry(fault::gone::NAME.to_owned()).or_default() += 1;
+
+    cluster.clients.ask_to_read(last_keys(&cluster.clients.recorder.history()));
+    wait(cluster, RECOVERS_WITHIN, &format!("the last keys can't be read without {what}"), |cluster| {
+        (!cluster.clients.rows_are_read()).then(|| "they have not been".to_owned())
+    })
 }
 
 /// Lets time pass until nothing is missing any more.

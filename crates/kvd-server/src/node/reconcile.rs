@@ -31,7 +31,7 @@ use super::{
     Node,
     checkpoints::Checkpoints,
     hand_over::{HandOvers, HandedOver, Situation},
-    route::Routing,
+    routing::Routing,
 };
 
 /// How often a node looks, even if nothing has changed.

@@ -9,7 +9,6 @@ use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use kvd_machine::ShardReader;
-use kvd_placement::Ring;
 use kvd_proto::{
     operation::{reply_from_wire, request_to_wire},
     peer::v1::{self as p, envelope::Body},
@@ -18,74 +17,20 @@ use kvd_proto::{
 use kvd_raft::{CallError, Group, Lane, Leadership, Transport as _};
 use kvd_types::{
     Error, ErrorKind, GroupId, Key, LeaderHint, NodeId, Read, Result, ShardId,
-    cluster::Placement,
     operation::{Reply, Request, Response, Served},
 };
-use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::{
     Node,
     forwarded::{Received, expected_bytes},
+    routing::Routing,
 };
 
 /// Between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
 /// How long an answer from a node that no longer leads is still waited for: it may be under way.
 const LAST_ANSWER: Duration = Duration::from_millis(50);
-
-/// What a request is routed by: the ring, and where leaders were last seen.
-#[derive(Debug)]
-pub(super) struct Routing {
-    pub(super) ring: Ring,
-    /// The part of all hashes that each shard owns.
-    shares: BTreeMap<ShardId, f64>,
-    placements: BTreeMap<ShardId, Placement>,
-    seen_leaders: RwLock<BTreeMap<ShardId, NodeId>>,
-}
-
-impl Routing {
-    pub(super) fn new(ring: Ring, placements: BTreeMap<ShardId, Placement>) -> Self {
-        let shares = ring.shards().iter().map(|&shard| (shard, ring.share(shard))).collect();
-        Self { ring, shares, placements, seen_leaders: RwLock::default() }
-    }
-
-    /// The part of all hashes that a shard owns, 0 to 1.
-    pub(super) fn share(&self, shard: ShardId) -> f64 {
-        self.shares.get(&shard).copied().unwrap_or(0.0)
-    }
-
-    /// The node to ask for a shard that this node has no replica of, or whose replica knows no leader: where the leader
-    /// was last seen, else each voter in turn, the preferred leader's first.
-    fn guess(&self, shard: ShardId, tries: usize) -> Option<NodeId> {
-        if let Some(&seen) = self.seen_leaders.read().get(&shard) {
-            return Some(seen);
-        }
-        let placement = self.placements.get(&shard)?;
-        let preferred = placement.voters.iter().position(|voter| voter.id == placement.preferred_leader)?;
-        let voter = placement.voters.get((preferred + tries) % placement.voters.len())?;
-        Some(voter.node)
-    }
-
-    /// Whether nothing has changed about where replicas are.
-    pub(super) fn is_placed_as<'a>(
-        &'a self,
-        placements: impl IntoIterator<Item = (ShardId, &'a Placement)>,
-    ) -> bool {
-        self.placements.iter().map(|(&shard, placement)| (shard, placement)).eq(placements)
-    }
-
-    fn saw_leader(&self, shard: ShardId, node: Option<NodeId>) {
-        if self.seen_leaders.read().get(&shard).copied() == node {
-            return;
-        }
-        let mut seen = self.seen_leaders.write();
-        match node {
-            Some(node) => seen.insert(shard, node),
-            None => seen.remove(&shard),
-        };
-    }
-}
 
 impl Node {
     /// Serves a request, here or where its shard is led.
@@ -155,17 +100,15 @@ impl Node {
         let harmless_again = request.is_idempotent();
         let give_up = deadline.min(Instant::now() + self.leader_patience());
         let mut in_doubt = false;
-        let mut tries = 0;
         loop {
             let tried = {
-                let mut trying = pin!(self.try_on(routing, shard, request.clone(), deadline, tries));
+                let mut trying = pin!(self.try_on(routing, shard, request.clone(), deadline));
                 if harmless_again {
                     self.unless_led_anew(shard, &request, trying.as_mut()).await
                 } else {
                     trying.await
                 }
             };
-            tries += 1;
             let error = match tried {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
@@ -222,7 +165,6 @@ impl Node {
         shard: ShardId,
         request: Request,
         deadline: Instant,
-        tries: usize,
     ) -> Result<Reply> {
         let group = self.replicas()?.group(shard.into());
         let leadership = group.as_ref().map(Group::leadership).unwrap_or_default();
@@ -231,16 +173,22 @@ impl Node {
             let response = self.serve_at(&group, request, deadline).await?;
             return Ok(self.reply(routing, &group, shard, response));
         }
-        let node = leadership.leader.map(|leader| leader.node).or_else(|| routing.guess(shard, tries));
         let no_leader = || Error::unavailable(format!("shard {shard} has no leader at the moment; retry"));
-        let node = node.filter(|&node| !self.is_self(node)).ok_or_else(no_leader)?;
+        let known = leadership.leader.map(|leader| leader.node);
+        let node = known.or_else(|| routing.guess(shard)).ok_or_else(no_leader)?;
+        if self.is_self(node) {
+            routing.doubt(shard, node);
+            return Err(no_leader());
+        }
+        if !self.network()?.is_connected(node) {
+            // Before it is asked: whoever waits for it may have gone by the time that it turns out to be silent.
+            routing.doubt(shard, node);
+        }
         let forwarded = self.forward(shard, node, request, deadline).await;
         match &forwarded {
-            Ok(_) => routing.saw_leader(shard, Some(node)),
-            Err(Error { kind: ErrorKind::NotLeader(hint), .. }) => {
-                routing.saw_leader(shard, hint.as_ref().map(|hint| hint.node));
-            }
-            Err(_) => routing.saw_leader(shard, None),
+            Ok(_) => routing.saw_leader(shard, node),
+            Err(Error { kind: ErrorKind::NotLeader(Some(hint)), .. }) => routing.saw_leader(shard, hint.node),
+            Err(_) => routing.doubt(shard, node),
         }
         forwarded
     }

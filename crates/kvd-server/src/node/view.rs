@@ -17,7 +17,7 @@ use kvd_types::{
     cluster::{NodeState, Placement},
 };
 
-use super::{Node, route::Routing};
+use super::{Node, routing::Routing};
 
 /// How often it is looked whether the view has changed.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);

@@ -309,14 +309,15 @@ impl Clients {
         }
     }
 
-    /// What is wrong about what is left of what was to lapse, as of the last look.
+    /// What is wrong about what is left of what was to lapse, as of the last look. Has the administrator look until nothing is.
     pub(crate) fn not_as_left(&self) -> Option<String> {
         let mut admin = self.admin.lock();
-        admin.wants_leftovers = true;
-        match &admin.leftovers {
+        let wrong = match &admin.leftovers {
             None => Some("nobody has looked".to_owned()),
             Some(looked) => looked.clone().err(),
-        }
+        };
+        admin.wants_leftovers = wrong.is_some();
+        wrong
     }
 
     /// What the judges of what was recorded beside the history find.

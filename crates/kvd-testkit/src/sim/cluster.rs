@@ -103,6 +103,11 @@ impl Shape {
         }
     }
 
+    /// After how long without work groups fall asleep; zero: they don't.
+    pub(crate) const fn sleep_after(&self) -> Duration {
+        Duration::from_millis(self.raft.sleep_after_ms)
+    }
+
     /// The times of a node, as its clock measures them.
     fn raft_of(&self, index: usize) -> Raft {
         let rate = self.clock_rates.get(index).copied().unwrap_or(100);

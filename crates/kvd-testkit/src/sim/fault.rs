@@ -1,7 +1,8 @@
 //! What can go wrong, one file for each kind, and when it does.
 //!
 //! A [`Fault`] begins and ends; several are under way at once. What they are, when and for how long follows from the seed.
-//! A new fault is an implementation in a file here and a line in [`draw`].
+//! A new fault is an implementation in a file here and a line in [`draw`]. One comes when all others are over, and does not end: see
+//! [`gone`].
 //!
 //! What destroys data for good (a lost disk, rot, a disk that lies) is done only to a cluster that is whole, one node at a time: two of
 //! three copies lost are lost, and no store can be blamed for it.
@@ -16,6 +17,7 @@ mod clients;
 mod clock;
 mod disk;
 mod failpoint;
+pub(crate) mod gone;
 mod joining;
 mod late;
 mod leaders;
