@@ -101,6 +101,8 @@ const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(3);
 const OPEN_PAUSE: Duration = Duration::from_millis(500);
 /// How long a hand-over that a person asks for may take.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks whether its target has caught up.
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(20);
 
 /// A node.
 pub(crate) struct Node {
@@ -571,14 +573,26 @@ impl Node {
         }
         // Whoever leads hands over by itself once it has settled; where that is this node, it need not wait.
         if let Some(group) = self.replicas()?.group(shard.into()).filter(|group| group.leadership().is_self) {
-            let patience = deadline.saturating_duration_since(Instant::now());
-            match self.hand_over(&group, target.id, patience).await {
-                // Without the lead it says nothing: the leader has seen the preference too, and was first to hand over.
-                Err(error) if group.leadership().is_self => return Err(error),
-                Err(_) | Ok(()) => {}
-            }
+            self.hand_over_once_it_can(&group, target.id, deadline).await?;
         }
         self.wait_for_leader(shard, to, deadline).await
+    }
+
+    /// Hands a group over, if this node still leads it, as soon as the target has caught up: one that a leader so new has not
+    /// heard yet counts as late.
+    async fn hand_over_once_it_can(&self, group: &Group, to: ReplicaId, deadline: Instant) -> Result<()> {
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let Err(error) = self.hand_over(group, to, patience).await else { return Ok(()) };
+            if !group.leadership().is_self {
+                // The leader has seen the preference too, and was first to hand over; or another one leads, who will.
+                return Ok(());
+            }
+            if error.kind != ErrorKind::FailedPrecondition || Instant::now() + CATCH_UP_PAUSE >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(CATCH_UP_PAUSE).await;
+        }
     }
 
     async fn wait_for_leader(&self, shard: ShardId, to: NodeId, deadline: Instant) -> Result<NodeId> {
