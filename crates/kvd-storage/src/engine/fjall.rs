@@ -49,6 +49,9 @@
 //! - A journal is removed once its trees' files hold its highest sequence number: a delete's, which compaction drops with
 //!   the row, would keep it for ever. Every batch writes [`BATCH_KEY`] too.
 //! - The names of trees' directories are not synced. We do it.
+//! - While a snapshot is open no tree lets go of what it has had in memory since, though it is in files: a checkpoint of minutes
+//!   kept all that was put meanwhile, and a node with 1 GiB was killed for it. So one is open while a scan begins, and no longer.
+//!   From then on the scan itself holds what it reads: files, and the buffers of that moment.
 //! - Keys may not be empty: [`ROW_MARK`] precedes each. A batch takes keys of at most 64 KiB or panics: we refuse.
 //! - Opening reads the journal, and panics at some kinds of damage: see [`super::opening`]. What is damaged inside the
 //!   journal reads as its end: batches are missing then, up to where the tree was last sealed.
@@ -71,7 +74,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _};
+use fjall::{
+    AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _,
+};
+use lsm_tree::Guard as _;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use self::buffers::Buffers;
@@ -200,7 +206,6 @@ fn tree_options() -> KeyspaceCreateOptions {
 
 /// What the trees have in memory of the journal that was replayed.
 fn recovered(database: &Database) -> Result<Buffers> {
-    use fjall::AbstractTree as _;
     let mut buffers = Buffers::default();
     for name in database.list_keyspace_names() {
         let keyspace = database.keyspace(&name, tree_options).map_err(failed("open a tree"))?;
@@ -436,14 +441,18 @@ impl Tree for FjallTree {
         }
         // Held for as long as its files are read: the tree may be cleared meanwhile.
         let keyspace = self.keyspace();
-        let mut rows = Some(self.shared.database.snapshot().range::<Vec<u8>, _>(&keyspace, (start, end)));
+        // The rows hold what they are read from, and need no snapshot any more: see the module's docs.
+        let moment = self.shared.database.snapshot();
+        let mut rows = Some(keyspace.tree.range::<Vec<u8>, _>((start, end), moment.seqno(), None));
+        drop(moment);
         Box::new(std::iter::from_fn(move || {
             let _files = &keyspace;
             let next = match direction {
                 Direction::Ascending => rows.as_mut()?.next(),
                 Direction::Descending => rows.as_mut()?.next_back(),
             };
-            let row = next.map(|row| row.into_inner().map(unstored).map_err(failed("scan a tree")));
+            let row = next.map(|row| row.into_inner().map(unstored));
+            let row = row.map(|row| row.map_err(|error| failed("scan a tree")(error.into())));
             if !matches!(row, Some(Ok(_))) {
                 rows = None;
             }

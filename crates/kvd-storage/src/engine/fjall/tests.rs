@@ -175,6 +175,26 @@ fn a_cleared_tree_stays_so_and_takes_rows_again() {
     assert_eq!(reopened.get(&Bytes::from("round")), Some(&Bytes::copy_from_slice(&1_u32.to_be_bytes())));
 }
 
+/// A checkpoint takes minutes, and as much may be written meanwhile as the node has memory.
+#[test]
+fn what_is_written_while_a_scan_is_under_way_does_not_stay_in_memory_until_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open_small(dir.path());
+    apply_rounds(&engine, 0..100);
+    let tree = engine.tree("frequent").unwrap();
+    let mut scan = tree.snapshot().unwrap();
+    let first = scan.next().unwrap().unwrap();
+    apply_rounds(&engine, 100..1000);
+    settle(&engine);
+    for name in ["frequent", "rare"] {
+        let bytes = engine.shared.keyspace(name).unwrap().tree.version_memtable_size_sum();
+        assert!(bytes < 64 << 10, "{bytes} bytes of the rows of {name} are in memory");
+    }
+    let rest: Model = scan.map(Result::unwrap).chain([first]).collect();
+    assert_eq!(rest, content_after(100)[1], "it shows what was there when it began");
+    assert_eq!(content(&engine), content_after(1000));
+}
+
 #[test]
 fn after_a_failure_nothing_is_taken() {
     let dir = tempfile::tempdir().unwrap();
