@@ -15,9 +15,9 @@
 //!
 //! A run has phases. The cluster forms; then faults rain on it while clients work, and nothing that was promised may be
 //! broken; then all faults end, and within a bounded time the cluster must be whole, every client must get on and all replicas must be
-//! equal, with no fault left to explain a stall. At last, when nobody has asked for anything in a while and groups sleep, a node that
-//! leads goes for good, and the others must have all that was acknowledged and give it out. What nodes apply is held against the invariants as it happens
-//! ([`witness`], [`invariant`]), what clients saw is checked at the end ([`crate::check`]).
+//! equal, with no fault left to explain a stall. At last, when nobody has asked for anything in a while, so that groups may sleep,
+//! a node that leads goes for good, and the others must have what was acknowledged and give it out. What nodes apply is held
+//! against the invariants as it happens ([`witness`], [`invariant`]), what clients saw is checked at the end ([`crate::check`]).
 //!
 //! # Same seed, same run
 //! The run's trace (what was applied where and when, what clients saw, every fault) is hashed, and the same seed gives the same hash.
@@ -233,8 +233,8 @@ fn phases(options: Options, cluster: &mut Cluster, rng: StdRng, report: &mut Rep
     }
 }
 
-/// Lets all groups fall asleep, takes a leader's node away and has everything read: what was acknowledged is on those that are
-/// left, and they have to notice by themselves that somebody is missing.
+/// Leaves groups the time to fall asleep, takes a leader's node away and has the last keys and a scan read: what was acknowledged
+/// is on those that are left, and they have to notice by themselves that somebody is missing.
 fn read_without_a_leader(cluster: &mut Cluster, report: &mut Report) -> Result<(), String> {
     let until = cluster.now() + fault::gone::asleep_after(cluster.shape);
     while cluster.now() < until {

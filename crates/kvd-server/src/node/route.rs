@@ -180,7 +180,7 @@ impl Node {
             routing.doubt(shard, node);
             return Err(no_leader());
         }
-        if !self.network()?.is_connected(node) {
+        if known.is_none() && !self.network()?.is_connected(node) {
             // Before it is asked: whoever waits for it may have gone by the time that it turns out to be silent.
             routing.doubt(shard, node);
         }

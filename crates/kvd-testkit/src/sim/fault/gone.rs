@@ -13,13 +13,14 @@ use crate::sim::{
 /// What the counts call it.
 pub(crate) const NAME: &str = "a leader's node gone";
 
-/// How long nobody must have asked for anything until all groups that may sleep do so.
+/// How long nobody must have asked for anything until groups may be expected to sleep, but for those with something to do by
+/// themselves.
 pub(crate) fn asleep_after(shape: Shape) -> Duration {
     // Clocks may be slow, and an offer to sleep may be refused a few times.
     shape.sleep_after() * 2 + Duration::from_secs(3)
 }
 
-/// Takes away a node that leads a shard. Others are all there is from then on, a majority of each group. Says what it did.
+/// Takes away a node that leads a group. The others are a majority of each group. Says what it did.
 pub(crate) fn take_leader_away(cluster: &mut Cluster) -> String {
     let node = match cluster.any_leader() {
         Some(leader) => leader,
