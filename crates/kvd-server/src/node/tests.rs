@@ -22,6 +22,7 @@ use crate::{config, metrics::Metrics};
 
 mod data;
 mod engines;
+mod routes;
 
 /// Long enough for anything on a busy machine; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
