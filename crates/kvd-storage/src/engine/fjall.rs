@@ -26,7 +26,7 @@
 //!   lost: so no file may hold a row that is not in the *synced* journal. fjall syncs the journal before it writes a file,
 //!   but with several worker threads another may seal more rows in between. Here it has one, and rows are sealed by nobody
 //!   else than [`Shared::seal`], which syncs first and lets no batch in before it has sealed.
-//! - **Half a batch** is what fjall's plain reads see: they look beyond what is published. All reads go through snapshots.
+//! - **Half a batch** is what fjall's plain reads see: they look beyond what is published. All reads are of a snapshot's moment.
 //! - **The last change of a key counts.** The changes of a batch have one sequence number, so two of one key would be in no
 //!   order: only the last is passed on.
 //! - **A failure** of a sync, or of the worker, poisons the database, and is final. It is remembered, and told as
