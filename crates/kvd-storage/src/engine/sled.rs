@@ -5,7 +5,7 @@
 //! - **One writer per tree.** A `remove` that races a batch on the same tree can deadlock: a lock per tree keeps
 //!   writers apart. Readers hold one leaf at a time and are safe.
 //! - **What one flush writes is atomic**, over all trees, and nothing is durable but by a flush. So a batch is whole after
-//!   a crash if no flush begins in its midst, and batches and flushes wait for each other. Then a batch can go in by small
+//!   a crash if no flush begins in its midst, or if a record of it is there ([`record`]). Then a batch can go in by small
 //!   parts, each of which keeps others from its leaves for a moment only: sled's own batch holds all of its leaves at
 //!   once, for seconds if it is large and the machine is busy, longer still beside a flush, as it has to compress what
 //!   the flush has not come to. Who fails in the midst of a batch sees to it that nothing is ever flushed again.
@@ -33,10 +33,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use self::record::{Changes, FlushGate};
 use super::{Batch, Direction, Engine, Row, Rows, Tree, is_beyond, is_empty_range, opening::survive_panics};
 use crate::error::{Error, Result};
+
+mod record;
 
 /// Rows of a leaf. The default of 1024 costs twenty times the CPU and writes.
 const FANOUT: usize = 64;
@@ -73,9 +76,15 @@ pub struct SledEngine {
     trees: Mutex<BTreeMap<String, Arc<SledTree>>>,
     /// Serializes flushes, without keeping anybody from opening trees meanwhile.
     flusher: Mutex<Handle>,
-    /// Keeps batches and flushes apart.
-    unflushed: Arc<RwLock<()>>,
-    health: Arc<Health>,
+    shared: Arc<Shared>,
+}
+
+/// What all trees of an engine share.
+struct Shared {
+    gate: FlushGate,
+    /// The tree of the records of batches.
+    records: Mutex<Handle>,
+    health: Health,
 }
 
 /// Whether a flush or a batch has failed.
@@ -92,9 +101,7 @@ struct SledTree {
     origin: Mutex<Handle>,
     /// Held by whoever changes the tree.
     writer: Mutex<()>,
-    /// Shared by batches, of this tree and others; a flush has it alone.
-    unflushed: Arc<RwLock<()>>,
-    health: Arc<Health>,
+    shared: Arc<Shared>,
 }
 
 impl SledEngine {
@@ -110,19 +117,62 @@ impl SledEngine {
             .cache_capacity_bytes(options.cache_bytes)
             .zstd_compression_level(options.zstd_level)
             .flush_every_ms(Some(FLUSH_INTERVAL_MS));
-        let database = survive_panics("sled", move || config.open::<FANOUT>())
+        let open = move || {
+            let database = config.open::<FANOUT>()?;
+            let records = database.open_tree(record::TREE)?;
+            finish_batches(&database, &records)?;
+            Ok((database, records))
+        };
+        let (database, records) = survive_panics("sled", open)
             .map_err(|source| Error::Engine { context: "open its database", source })?;
         let flusher = Mutex::new(Handle::clone(&database));
-        let health = Arc::new(Health { path: dir.to_owned(), failed: AtomicBool::new(false) });
+        let health = Health { path: dir.to_owned(), failed: AtomicBool::new(false) };
+        let shared = Shared { gate: FlushGate::default(), records: Mutex::new(records), health };
         Ok(Self {
             path: dir.to_owned(),
             database: Mutex::new(database),
             trees: Mutex::default(),
             flusher,
-            unflushed: Arc::default(),
-            health,
+            shared: Arc::new(shared),
         })
     }
+}
+
+/// Puts in all of what was going in when the last flush before a crash began.
+fn finish_batches(database: &Database, records: &Handle) -> io::Result<()> {
+    for row in records.iter() {
+        let (name, encoded) = row?;
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the record of a batch is damaged");
+        let changes = record::decode(&encoded).ok_or_else(damaged)?;
+        if !changes.is_empty() {
+            apply_changes(&database.open_tree(&name)?, changes)?;
+            records.insert(name, &[])?;
+        }
+    }
+    Ok(())
+}
+
+/// Changes rows, by parts.
+fn apply_changes(handle: &Handle, changes: Changes) -> io::Result<()> {
+    let mut part = sled::Batch::default();
+    let mut rows = 0;
+    for (key, value) in changes {
+        if let Some(value) = value {
+            part.insert(key.as_ref(), value.as_ref());
+            rows += 1;
+            if rows == PART_ROWS {
+                handle.apply_batch(std::mem::take(&mut part))?;
+                rows = 0;
+            }
+        } else {
+            if part.get(&key).is_some() {
+                handle.apply_batch(std::mem::take(&mut part))?;
+                rows = 0;
+            }
+            handle.remove(&key)?;
+        }
+    }
+    handle.apply_batch(part)
 }
 
 impl fmt::Debug for SledEngine {
@@ -144,8 +194,7 @@ impl Engine for SledEngine {
             handles: Mutex::default(),
             origin: Mutex::new(origin),
             writer: Mutex::default(),
-            unflushed: Arc::clone(&self.unflushed),
-            health: Arc::clone(&self.health),
+            shared: Arc::clone(&self.shared),
         });
         trees.insert(name.to_owned(), Arc::clone(&tree));
         Ok(tree)
@@ -156,18 +205,19 @@ impl Engine for SledEngine {
         let database = self.database.lock();
         let names =
             database.export().into_iter().map(|(_, name, _)| String::from_utf8_lossy(&name).into_owned());
-        let mut names = names.collect::<Vec<_>>();
+        let mut names = names.filter(|name| name != record::TREE).collect::<Vec<_>>();
         names.sort_unstable();
         Ok(names)
     }
 
     fn flush(&self) -> Result<()> {
         let flusher = self.flusher.lock();
-        let _no_batch = self.unflushed.write();
-        self.health.check()?;
+        let Shared { gate, health, .. } = self.shared.as_ref();
+        let _flushing = gate.flush();
+        health.check()?;
         fail::fail_point!(crate::failpoints::FLUSH_BEFORE);
         if let Err(source) = flusher.flush() {
-            self.health.fail(&flusher);
+            health.fail(&flusher);
             return Err(Error::Fatal { context: "flush the engine in", path: self.path.clone(), source });
         }
         fail::fail_point!(crate::failpoints::FLUSH_AFTER);
@@ -224,29 +274,30 @@ impl SledTree {
         result
     }
 
-    fn apply_changes(&self, handle: &Handle, changes: Vec<(Bytes, Option<Bytes>)>) -> io::Result<()> {
-        let mut underway = Underway { health: &self.health, handle, is_whole: false };
-        let mut part = sled::Batch::default();
-        let mut rows = 0;
-        for (key, value) in changes {
-            if let Some(value) = value {
-                part.insert(key.as_ref(), value.as_ref());
-                rows += 1;
-                if rows == PART_ROWS {
-                    handle.apply_batch(std::mem::take(&mut part))?;
-                    rows = 0;
-                }
-            } else {
-                if part.get(&key).is_some() {
-                    handle.apply_batch(std::mem::take(&mut part))?;
-                    rows = 0;
-                }
-                handle.remove(&key)?;
-            }
-        }
-        handle.apply_batch(part)?;
+    /// Applies a batch so that a crash leaves all of it or nothing.
+    fn apply_whole(&self, handle: &Handle, changes: Changes) -> Result<()> {
+        let Shared { gate, health, .. } = self.shared.as_ref();
+        let unrecorded = gate.batch(record::has_room(&changes));
+        health.check()?;
+        let mut underway = Underway { health, handle, is_whole: false };
+        let applied = match unrecorded {
+            Some(_) => apply_changes(handle, changes),
+            None => self.apply_recorded(handle, changes),
+        };
+        applied.map_err(failed("apply a batch"))?;
         underway.is_whole = true;
         Ok(())
+    }
+
+    fn apply_recorded(&self, handle: &Handle, changes: Changes) -> io::Result<()> {
+        self.record(record::encode(&changes))?;
+        apply_changes(handle, changes)?;
+        self.record(Vec::new())
+    }
+
+    /// Puts a record in the place of the one before.
+    fn record(&self, encoded: Vec<u8>) -> io::Result<()> {
+        self.shared.records.lock().insert(&self.name, encoded).map(drop)
     }
 }
 
@@ -264,10 +315,8 @@ impl Tree for SledTree {
 
     fn apply(&self, batch: Batch) -> Result<()> {
         let _writer = self.writer.lock();
-        let _no_flush = self.unflushed.read();
-        self.health.check()?;
         let changes = batch.into_changes();
-        self.with_handle(|handle| self.apply_changes(handle, changes)).map_err(failed("apply a batch"))
+        self.with_handle(|handle| self.apply_whole(handle, changes))
     }
 
     fn scan<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>, direction: Direction) -> Rows<'a> {
@@ -301,7 +350,7 @@ impl Tree for SledTree {
 
     fn clear(&self) -> Result<()> {
         let _writer = self.writer.lock();
-        self.health.check()?;
+        self.shared.health.check()?;
         self.with_handle(Handle::clear).map_err(failed("clear a tree"))
     }
 }
@@ -404,6 +453,62 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_beside_a_flush_leaves_an_empty_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engine, tree) = opened(dir.path());
+        tree.apply(round(1)).unwrap();
+        assert!(engine.shared.records.lock().is_empty().unwrap(), "nothing was flushed");
+        let flushing = engine.shared.gate.flush();
+        tree.apply(round(2)).unwrap();
+        drop(flushing);
+        assert_eq!(engine.shared.records.lock().get("t").unwrap().unwrap().len(), 0);
+        assert_eq!(engine.tree_names().unwrap(), ["t"]);
+    }
+
+    #[test]
+    fn a_batch_that_a_crash_ends_beside_a_flush_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("live");
+        let (engine, tree) = opened(&live);
+        tree.apply(round(1)).unwrap();
+        let changes = round(2).into_changes();
+        for done in [0, 1, PART_ROWS, ROWS - 1, ROWS] {
+            let handle = engine.flusher.lock().clone();
+            let records = engine.shared.records.lock();
+            records.insert("t", record::encode(&changes)).unwrap();
+            apply_changes(&engine.database.lock().open_tree("t").unwrap(), changes[..done].to_vec()).unwrap();
+            handle.flush().unwrap();
+            let [killed, again] =
+                ["killed", "again"].map(|name| dir.path().join(format!("{name} after {done}")));
+            copy_dir(&live, &killed);
+            let survivor = opened(&killed);
+            let whole: Vec<Row> =
+                changes.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
+            assert_eq!(rows(survivor.1.as_ref()), whole, "after {done} changes");
+            // Before anything is flushed it ends again: nothing of the record is lost.
+            copy_dir(&killed, &again);
+            assert_eq!(rows(opened(&again).1.as_ref()), whole, "after {done} changes, once more");
+            // Once more is enough: what comes after the batch stays.
+            survivor.1.apply(round(3)).unwrap();
+            let expected = rows(survivor.1.as_ref());
+            drop(survivor);
+            assert_eq!(rows(opened(&killed).1.as_ref()), expected);
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engine, tree) = opened(dir.path());
+        let mut damaged = record::encode(&round(1).into_changes());
+        *damaged.last_mut().unwrap() ^= 1;
+        engine.shared.records.lock().insert("t", damaged).unwrap();
+        drop((tree, engine));
+        let error = SledEngine::open(dir.path(), SledOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("the record of a batch is damaged"), "{error}");
+    }
+
+    #[test]
     fn a_batch_that_ends_halfway_is_never_flushed() {
         let dir = tempfile::tempdir().unwrap();
         let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
@@ -412,7 +517,7 @@ mod tests {
         engine.flush().unwrap();
         let handle = engine.flusher.lock().clone();
         {
-            let _underway = Underway { health: &engine.health, handle: &handle, is_whole: false };
+            let _underway = Underway { health: &engine.shared.health, handle: &handle, is_whole: false };
             engine.database.lock().open_tree("t").unwrap().insert("half", "a batch").unwrap();
         }
         assert!(tree.apply(Batch::default()).is_err_and(|error| error.is_fatal()));
@@ -427,7 +532,7 @@ mod tests {
     fn after_a_failed_flush_nothing_is_taken() {
         let dir = tempfile::tempdir().unwrap();
         let (engine, tree) = opened(dir.path());
-        engine.health.fail(&engine.flusher.lock());
+        engine.shared.health.fail(&engine.flusher.lock());
         assert!(tree.apply(Batch::default()).is_err_and(|error| error.is_fatal()));
         assert!(tree.clear().is_err_and(|error| error.is_fatal()));
         assert!(engine.flush().is_err_and(|error| error.is_fatal()));
