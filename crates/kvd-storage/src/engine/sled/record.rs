@@ -2,12 +2,12 @@
 //!
 //! # The problem
 //! What one flush writes is atomic, but a batch goes in by many parts, and a flush that begins between two of them would make
-//! half a batch durable. Keeping batches out for as long as a flush lasts is right, and was too slow: a flush of all that a busy
-//! node has changed takes seconds, on a machine with more to do than it can a quarter of a minute, and meanwhile everything
-//! that is written waits in memory.
+//! half a batch durable. Keeping batches out for as long as a flush lasts is right, and the quickest for both. But a flush of all
+//! that a busy node has changed takes seconds, on a machine with more to do than it can a quarter of a minute, and meanwhile
+//! everything that is written waits in memory.
 //!
 //! # The approach
-//! A batch that begins while a flush is under way first puts a record of all its changes into a tree that only these are in,
+//! A flush is waited for, but not for long. A batch that has waited enough first puts a record of all its changes into a tree that only these are in,
 //! as one row; then its parts go in, and then the record is emptied. Whichever of these moments a flush falls on, after a crash
 //! there is nothing of the batch, or all of it, or a record: from that, opening the database puts all of it in again, which
 //! changes nothing of what is there already.
@@ -23,6 +23,8 @@
 //! # At the bound
 //! A record is a copy of the batch in memory. One of more than [`RECORD_BYTES_MAX`] waits for the flush instead.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use prost::Message;
@@ -31,7 +33,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// The tree of records. No tree of [`crate::table`] has such a name.
 pub(super) const TREE: &str = "batches under way";
 /// The largest batch that gets a record, by its keys and values.
-const RECORD_BYTES_MAX: usize = 32 << 20;
+const RECORD_BYTES_MAX: usize = 128 << 20;
 const CHECKSUM_BYTES: usize = 8;
 
 /// Changes, in order; `None` removes.
@@ -81,18 +83,20 @@ pub(super) fn decode(encoded: &[u8]) -> Option<Changes> {
 }
 
 /// Keeps flushes and batches without a record apart.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FlushGate {
     users: Mutex<Users>,
     changed: Condvar,
+    /// For how long since a flush began it is waited for.
+    patience: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Users {
     /// Batches without a record that are under way.
     unrecorded: usize,
-    /// Flushes that are under way, or wait for such batches.
-    flushes: usize,
+    /// Since when a flush has been under way, or has waited for such batches.
+    flush: Option<Instant>,
 }
 
 /// A batch without a record, which no flush meets.
@@ -104,23 +108,29 @@ pub(super) struct Unrecorded<'a>(&'a FlushGate);
 pub(super) struct Flushing<'a>(&'a FlushGate);
 
 impl FlushGate {
-    /// Begins a batch; none: it needs a record, for a flush is under way. One that can have none waits for the flush.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { users: Mutex::default(), changed: Condvar::new(), patience }
+    }
+
+    /// Begins a batch; none: it needs a record, for a flush is under way. One that can have none waits for its end.
     pub(super) fn batch(&self, can_have_record: bool) -> Option<Unrecorded<'_>> {
         let mut users = self.users.lock();
-        if !can_have_record {
-            self.changed.wait_while(&mut users, |users| users.flushes > 0);
-        }
-        if users.flushes > 0 {
-            return None;
+        while let Some(since) = users.flush {
+            if !can_have_record {
+                self.changed.wait(&mut users);
+            } else if self.changed.wait_until(&mut users, since + self.patience).timed_out() {
+                return None;
+            }
         }
         users.unrecorded += 1;
         Some(Unrecorded(self))
     }
 
-    /// Begins a flush, once no batch without a record is under way.
+    /// Begins a flush, once no other is under way and no batch without a record.
     pub(super) fn flush(&self) -> Flushing<'_> {
         let mut users = self.users.lock();
-        users.flushes += 1;
+        self.changed.wait_while(&mut users, |users| users.flush.is_some());
+        users.flush = Some(Instant::now());
         self.changed.wait_while(&mut users, |users| users.unrecorded > 0);
         Flushing(self)
     }
@@ -135,7 +145,7 @@ impl Drop for Unrecorded<'_> {
 
 impl Drop for Flushing<'_> {
     fn drop(&mut self) {
-        self.0.users.lock().flushes -= 1;
+        self.0.users.lock().flush = None;
         self.0.changed.notify_all();
     }
 }
@@ -175,14 +185,16 @@ mod tests {
 
     #[test]
     fn only_small_batches_have_records() {
-        let row = |bytes| (Bytes::new(), Some(Bytes::from(vec![0; bytes])));
-        assert!(has_room(&[row(RECORD_BYTES_MAX)]));
-        assert!(!has_room(&[row(RECORD_BYTES_MAX), row(1)]));
+        let row = (Bytes::new(), Some(Bytes::from(vec![0; 1 << 20])));
+        let mut changes = vec![row; RECORD_BYTES_MAX >> 20];
+        assert!(has_room(&changes));
+        changes.push((Bytes::from("k"), None));
+        assert!(!has_room(&changes));
     }
 
     #[test]
     fn a_batch_needs_a_record_while_a_flush_is_under_way_and_no_longer() {
-        let gate = FlushGate::default();
+        let gate = FlushGate::new(Duration::ZERO);
         drop([gate.batch(true).unwrap(), gate.batch(false).unwrap()]);
         let flush = gate.flush();
         assert!(gate.batch(true).is_none());
@@ -192,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_flush_waits_for_batches_without_records_and_they_for_it() {
-        let gate = FlushGate::default();
+        let gate = FlushGate::new(Duration::ZERO);
         let (batch, is_flushed) = (gate.batch(true).unwrap(), AtomicBool::new(false));
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -207,6 +219,17 @@ mod tests {
             drop(batch);
             let _batch = gate.batch(false).unwrap();
             assert!(is_flushed.load(Ordering::SeqCst));
+        });
+    }
+
+    #[test]
+    fn a_flush_that_does_not_take_long_is_waited_for() {
+        let gate = FlushGate::new(Duration::from_secs(60));
+        let flush = gate.flush();
+        thread::scope(|scope| {
+            let batch = scope.spawn(|| gate.batch(true).is_some());
+            drop(flush);
+            assert!(batch.join().unwrap());
         });
     }
 }
