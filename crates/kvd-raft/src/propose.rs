@@ -7,7 +7,8 @@
 //! as some dozens of commands, so many small ones at once would be slower for everybody.
 //!
 //! Who proposes more than the engine takes would find no memory left in the end, and everybody would have to wait until there
-//! is. So there is a pause after each entry while rows wait to be drained, longer the more there are ([`pause`]).
+//! is. So there is a pause after each entry while rows wait to be drained, longer the more there are ([`pause`]): long enough,
+//! before the room is taken, for an engine that has a tenth of the time that it needs.
 //!
 //! How many commands may wait, [`crate::admission`] says. A command whose caller has gone away is still proposed: it may be
 //! one of a batch.
@@ -70,8 +71,12 @@ pub(crate) const TICK_REST: RangeInclusive<Duration> = Duration::from_millis(50)
 const DRAINS_BEHIND: usize = 2;
 /// …the pause for each that waits beyond them…
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
-/// …and the longest pause.
+/// …and the longest such pause.
 const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// What is taken of the room for rows in memory, in percent, before it adds to the pause…
+const ROOM_FREE_PERCENT: usize = 40;
+/// …and what it adds when nothing is left, growing with the square of what is taken.
+const ROOM_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Where a group's commands wait.
 #[derive(Clone, Debug)]
@@ -321,7 +326,7 @@ impl Proposer {
         self.admission.waited(first.since.elapsed());
         // Whoever comes to one that doesn't lead is to be told so at once.
         let leads = self.parts.leadership.borrow().is_self;
-        let pause = pause(self.parts.state.drains_behind());
+        let pause = pause(self.parts.state.drains_behind(), self.parts.state.room_taken_percent());
         self.entries.pauses_until = (leads && !pause.is_zero()).then(|| Instant::now() + pause);
         let mut next = Some(first);
         while let Some(submitted) = next.take() {
@@ -486,10 +491,13 @@ const fn begins(in_flight: usize, waiting: usize) -> bool {
     }
 }
 
-/// The pause after an entry, while so many drains' worth of rows wait for the engine.
-fn pause(drains_behind: usize) -> Duration {
+/// The pause after an entry, while so many drains' worth of rows wait for the engine and take so much of their room.
+fn pause(drains_behind: usize, room_taken_percent: usize) -> Duration {
     let beyond = u32::try_from(drains_behind.saturating_sub(DRAINS_BEHIND)).unwrap_or(u32::MAX);
-    DRAIN_PAUSE.saturating_mul(beyond).min(DRAIN_PAUSE_MAX)
+    let taken = u32::try_from(room_taken_percent.saturating_sub(ROOM_FREE_PERCENT)).unwrap_or(u32::MAX);
+    let most = u32::try_from(100 - ROOM_FREE_PERCENT).unwrap_or(u32::MAX);
+    let for_room = ROOM_PAUSE_MAX * taken.min(most).pow(2) / most.pow(2);
+    DRAIN_PAUSE.saturating_mul(beyond).min(DRAIN_PAUSE_MAX) + for_room
 }
 
 fn monotonic_ms(started: Instant) -> u64 {
@@ -560,10 +568,19 @@ mod tests {
     #[test]
     fn the_pause_grows_with_what_waits_for_the_engine() {
         for keeps_up in 0..=DRAINS_BEHIND {
-            assert_eq!(pause(keeps_up), Duration::ZERO);
+            assert_eq!(pause(keeps_up, ROOM_FREE_PERCENT), Duration::ZERO);
         }
-        assert_eq!(pause(DRAINS_BEHIND + 1), DRAIN_PAUSE);
-        assert_eq!(pause(DRAINS_BEHIND + 3), 3 * DRAIN_PAUSE);
-        assert_eq!(pause(usize::MAX), DRAIN_PAUSE_MAX);
+        assert_eq!(pause(DRAINS_BEHIND + 1, 0), DRAIN_PAUSE);
+        assert_eq!(pause(DRAINS_BEHIND + 3, 0), 3 * DRAIN_PAUSE);
+        assert_eq!(pause(usize::MAX, 0), DRAIN_PAUSE_MAX);
+    }
+
+    #[test]
+    fn the_pause_grows_faster_the_less_room_is_left() {
+        let pauses: Vec<_> = (ROOM_FREE_PERCENT..=100).map(|taken| pause(0, taken)).collect();
+        assert_eq!((pauses.first(), pauses.last()), (Some(&Duration::ZERO), Some(&ROOM_PAUSE_MAX)));
+        let steps: Vec<_> = pauses.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(steps.is_sorted() && !steps[0].is_zero(), "{steps:?}");
+        assert_eq!(pause(usize::MAX, usize::MAX), DRAIN_PAUSE_MAX + ROOM_PAUSE_MAX);
     }
 }

@@ -405,6 +405,13 @@ impl ReplicaState {
         rows.max(behind(self.table.active_bytes(), bytes_max, drain_bytes))
     }
 
+    /// How much of the room for rows in memory is taken, in percent; at a hundred applying waits.
+    pub(crate) fn room_taken_percent(&self) -> usize {
+        let taken = |waiting: usize, max: usize| waiting.saturating_mul(100) / max.max(1);
+        let MemoryOptions { rows_max, bytes_max, .. } = self.memory;
+        taken(self.table.active_rows(), rows_max).max(taken(self.table.active_bytes(), bytes_max)).min(100)
+    }
+
     fn tell_of_room(&self) {
         self.made_room.send_modify(|times| *times = times.wrapping_add(1));
     }
