@@ -6,10 +6,10 @@
 //! - the *applier* lock guards the machine and its place in the log. It is held for one entry at a time, and for the
 //!   moment in which a generation of rows is frozen, so that a frozen generation is always a cut between two entries
 //!   that carries its own place in the log;
-//! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. Of an engine that can
-//!   show its rows as they were a checkpoint lets it go before it writes; of another one the rows must stand still while it
-//!   reads them, and writes go on in memory, up to [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that,
-//!   applying waits.
+//! - the *cut* lock is held by whoever moves rows out of memory: a drain, a checkpoint, an install. A checkpoint lets it go
+//!   before it writes, as the rows that it has still to write are kept for it as they were. Only if that becomes more than
+//!   [`MemoryOptions::cut_bytes_max`] it takes it again for the rest, and writes go on in memory, up to
+//!   [`MemoryOptions::rows_max`] and [`MemoryOptions::bytes_max`]; beyond that, applying waits.
 //!
 //! A third lock keeps checkpoints and installs, which may take minutes, one after the other.
 //!
@@ -69,6 +69,9 @@ pub struct MemoryOptions {
     pub rows_max: usize,
     /// Bytes of such rows.
     pub bytes_max: usize,
+    /// Bytes of rows as they were that are kept for a checkpoint which is being written; beyond it the engine's rows stand
+    /// still until it is. For engines that can't show their rows as they were.
+    pub cut_bytes_max: usize,
     /// Bytes of current versions that are kept at hand for the writes that replace them.
     pub at_hand_bytes_max: u64,
 }
@@ -81,6 +84,7 @@ impl Default for MemoryOptions {
             drain_interval: Duration::from_millis(500),
             rows_max: 512 * 1024,
             bytes_max: 128 << 20,
+            cut_bytes_max: 64 << 20,
             at_hand_bytes_max: 16 << 20,
         }
     }
@@ -502,7 +506,7 @@ impl ReplicaState {
                 state.table.drain().map_err(broken)?;
                 let (_, position) = state.freeze();
                 state.table.drain().map_err(broken)?;
-                let rows = state.table.hold_drains().into_cut();
+                let rows = state.table.hold_drains().into_cut(state.memory.cut_bytes_max);
                 let cut = rows.holds_drains().then_some(cut);
                 let checkpoint = state.write_checkpoint(&position, rows, cut);
                 Ok((position, checkpoint.map_err(|error| state.checkpoint_failed(error))?))
@@ -527,12 +531,13 @@ impl ReplicaState {
         receiver.finish().map(drop)
     }
 
-    /// `cut` is given back once the rows have been read: syncing the checkpoint and reading it back needs no stillness.
+    /// `cut` is held if drains are, and given back once the rows have been read: syncing the checkpoint and reading it back
+    /// needs no stillness.
     fn write_checkpoint(
         &self,
         position: &SnapshotMeta,
         mut rows: DrainedCut<'_>,
-        cut: Option<OwnedMutexGuard<()>>,
+        mut cut: Option<OwnedMutexGuard<()>>,
     ) -> Result<Checkpoint, kvd_storage::Error> {
         let (applied_index, applied_term) = position
             .last_log_id
@@ -545,10 +550,23 @@ impl ReplicaState {
             state_header: codec::encode_header(position.last_log_id.as_ref(), &position.last_membership),
         })?;
         self.holds_drains.store(cut.is_some(), Ordering::Relaxed);
-        let written = rows.try_for_each(|row| {
+        let mut write_next = || {
+            if cut.is_none() && rows.is_full() {
+                // First, so that a drain which has to wait does so before its turn.
+                cut = Some(Arc::clone(&self.cut).blocking_lock_owned());
+                self.holds_drains.store(true, Ordering::Relaxed);
+                rows.hold();
+            }
+            let Some(row) = rows.next() else { return Ok(false) };
             let (key, value) = row?;
-            writer.append(&key, &value)
-        });
+            writer.append(&key, &value).map(|()| true)
+        };
+        let written = loop {
+            match write_next() {
+                Ok(true) => {}
+                ended => break ended,
+            }
+        };
         self.holds_drains.store(false, Ordering::Relaxed);
         drop((rows, cut));
         written?;

@@ -15,6 +15,7 @@
 //! - **A look-up never misses a row.** It looks into the memory generations first, both under one lock, and into the
 //!   engine after that. Rows only ever move from memory to the engine, and they are in the engine before they leave
 //!   memory: what was in memory when it looked there was found, what was not is in the engine by the time it looks there.
+//! - **A cut shows one moment**, however long it takes to read it: see [`cut`].
 //! - **A scan shows one moment.** It copies what the memory generations have, then reads the engine. A drain of the
 //!   frozen generation that it has copied changes nothing of the merged result; a drain of a later generation would, so
 //!   it checks that none had begun, else starts again, and after a few vain attempts holds drains for as long as it reads.
@@ -38,10 +39,11 @@ use kvd_types::ReplicaId;
 use parking_lot::RwLock;
 
 use crate::{
-    engine::{Batch, Direction, Engine, Row, Rows, Tree},
+    engine::{Batch, Direction, Engine, Rows, Tree},
     error::Result,
 };
 
+mod cut;
 mod gate;
 mod install;
 mod row;
@@ -50,7 +52,8 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use self::{gate::Gate, row::Codec};
+pub use self::cut::DrainedCut;
+use self::{cut::CurrentCut, gate::Gate, row::Codec};
 
 /// What a row is believed to cost in memory beyond its key and value, in bytes.
 const ROW_OVERHEAD_BYTES: usize = 96;
@@ -66,6 +69,7 @@ pub struct Table {
     trees: [Arc<dyn Tree>; 2],
     state: RwLock<State>,
     gate: Gate,
+    cut: CurrentCut,
 }
 
 /// What readers look at. The lock around it is never held while the engine works.
@@ -103,12 +107,6 @@ pub struct DrainHold<'a> {
     table: &'a Table,
     slot: Slot,
     hold: gate::Hold<'a>,
-}
-
-/// All rows of the cut that was drained last, ascending, each verified.
-pub struct DrainedCut<'a> {
-    rows: Rows<'a>,
-    hold: Option<gate::Hold<'a>>,
 }
 
 impl Slot {
@@ -194,7 +192,8 @@ impl Table {
 
     fn assemble(engine: Arc<dyn Engine>, codec: Codec, meta: Arc<dyn Tree>, slot: Slot) -> Result<Self> {
         let trees = [engine.tree(&codec.tree_name(Slot::A))?, engine.tree(&codec.tree_name(Slot::B))?];
-        Ok(Self { engine, codec, meta, trees, state: RwLock::new(State::new(slot)), gate: Gate::default() })
+        let state = RwLock::new(State::new(slot));
+        Ok(Self { engine, codec, meta, trees, state, gate: Gate::default(), cut: CurrentCut::default() })
     }
 
     fn tree(&self, slot: Slot) -> &Arc<dyn Tree> {
@@ -287,6 +286,7 @@ impl Table {
             state.drain_begun = frozen.number;
             (frozen, state.slot)
         };
+        self.keep_for_cut(slot, &frozen)?;
         let mut batch = Batch::with_capacity(frozen.rows.len());
         for (key, value) in &frozen.rows {
             match value {
@@ -314,6 +314,10 @@ impl Table {
         self.verified(slot, self.tree(slot).scan(start, end, direction))
     }
 
+    fn all_drained(&self, slot: Slot) -> Rows<'_> {
+        self.drained(slot, Bound::Unbounded, Bound::Unbounded, Direction::Ascending)
+    }
+
     fn verified<'a>(&'a self, slot: Slot, rows: Rows<'a>) -> Rows<'a> {
         Box::new(rows.map(move |row| {
             let (key, stored) = row?;
@@ -334,36 +338,6 @@ impl<'a> DrainHold<'a> {
 
     /// All rows of the drained cut, ascending, each verified.
     pub fn rows(&self) -> Rows<'a> {
-        self.table.drained(self.slot, Bound::Unbounded, Bound::Unbounded, Direction::Ascending)
-    }
-
-    /// The same, for whoever takes long to read them: if the engine can show them as they are now, drains go on meanwhile.
-    pub fn into_cut(self) -> DrainedCut<'a> {
-        match self.table.tree(self.slot).snapshot() {
-            Some(rows) => DrainedCut { rows: self.table.verified(self.slot, rows), hold: None },
-            None => DrainedCut { rows: self.rows(), hold: Some(self.hold) },
-        }
-    }
-}
-
-impl DrainedCut<'_> {
-    /// Whether drains are held for as long as this lives.
-    #[must_use]
-    pub const fn holds_drains(&self) -> bool {
-        self.hold.is_some()
-    }
-}
-
-impl std::fmt::Debug for DrainedCut<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DrainedCut").field("hold", &self.hold).finish_non_exhaustive()
-    }
-}
-
-impl Iterator for DrainedCut<'_> {
-    type Item = Result<Row>;
-
-    fn next(&mut self) -> Option<Result<Row>> {
-        self.rows.next()
+        self.table.all_drained(self.slot)
     }
 }

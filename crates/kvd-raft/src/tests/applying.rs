@@ -211,21 +211,52 @@ async fn begin_checkpoint(
 }
 
 #[tokio::test]
-async fn drains_go_on_while_a_checkpoint_of_the_rows_as_they_were_is_written() {
-    let (allow, engine) = Slow::new(true);
-    let state = state_in(engine.clone(), MemoryOptions::default());
+async fn drains_go_on_while_a_checkpoint_is_written() {
+    for has_snapshots in [true, false] {
+        let (allow, engine) = Slow::new(has_snapshots);
+        let state = state_in(engine.clone(), MemoryOptions::default());
+        state.apply(entry(1, vec![put("key", "before")])).await.unwrap();
+        let before = state.with_machine(Machine::digest);
+        let writing = begin_checkpoint(&state, &engine).await;
+        state.apply(entry(2, vec![put("key", "after"), put("other", "after")])).await.unwrap();
+        let drained = tokio::time::timeout(PATIENCE, state.drain()).await;
+        drained.expect("the drain waits for the checkpoint").unwrap();
+        assert_eq!(state.table.active_rows(), 0);
+        assert!(!writing.is_finished());
+        drop(allow);
+        let (position, checkpoint) = writing.await.unwrap().unwrap();
+        assert_eq!(position.last_log_id, Some(codec::log_id(1, 1)));
+        assert_eq!(checkpoint.manifest().applied_index, LogIndex(1));
+        state.install(checkpoint).await.unwrap();
+        assert_eq!(state.with_machine(Machine::digest), before, "the checkpoint has what came after it");
+    }
+}
+
+#[tokio::test]
+async fn drains_wait_for_a_checkpoint_once_much_is_kept_for_it() {
+    let (allow, engine) = Slow::new(false);
+    let memory = MemoryOptions { cut_bytes_max: 1, ..MemoryOptions::default() };
+    let state = state_in(engine.clone(), memory);
     state.apply(entry(1, vec![put("key", "before")])).await.unwrap();
     let before = state.with_machine(Machine::digest);
-    let writing = begin_checkpoint(&state, &engine).await;
-    state.apply(entry(2, vec![put("key", "after"), put("other", "after")])).await.unwrap();
-    let drained = tokio::time::timeout(PATIENCE, state.drain()).await;
-    drained.expect("the drain waits for the checkpoint").unwrap();
-    assert_eq!(state.table.active_rows(), 0);
-    assert!(!writing.is_finished());
+    let mut writing = begin_checkpoint(&state, &engine).await;
+    state.apply(entry(2, vec![put("key", "after")])).await.unwrap();
+    state.drain().await.unwrap();
+    state.apply(entry(3, vec![put("other", "after")])).await.unwrap();
+    // A drain that does not come to its end keeps it waiting now.
+    let hold = state.table.hold_drains();
+    let draining = tokio::spawn({
+        let state = Arc::clone(&state);
+        async move { state.drain().await }
+    });
+    while !state.table.is_frozen() {
+        tokio::task::yield_now().await;
+    }
     drop(allow);
-    let (position, checkpoint) = writing.await.unwrap().unwrap();
-    assert_eq!(position.last_log_id, Some(codec::log_id(1, 1)));
-    assert_eq!(checkpoint.manifest().applied_index, LogIndex(1));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut writing).await.is_err());
+    drop(hold);
+    draining.await.unwrap().unwrap();
+    let (_, checkpoint) = tokio::time::timeout(PATIENCE, writing).await.unwrap().unwrap().unwrap();
     state.install(checkpoint).await.unwrap();
     assert_eq!(state.with_machine(Machine::digest), before, "the checkpoint has what came after it");
 }
@@ -236,7 +267,7 @@ async fn writers_are_slowed_while_a_checkpoint_holds_drains_once_half_of_the_mem
     let (allow, engine) = Slow::new(false);
     let state = state_in(
         engine.clone(),
-        MemoryOptions { drain_rows: 1, rows_max: ROWS_MAX, ..MemoryOptions::default() },
+        MemoryOptions { drain_rows: 1, rows_max: ROWS_MAX, cut_bytes_max: 0, ..MemoryOptions::default() },
     );
     state.apply(entry(1, vec![put("key", "before")])).await.unwrap();
     let writing = begin_checkpoint(&state, &engine).await;

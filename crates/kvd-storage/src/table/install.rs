@@ -1,10 +1,8 @@
 //! Replacing all of a replica's rows: see "An installation shows all or nothing" in [`super`].
 
-use std::ops::Bound;
-
 use super::{Generation, Slot, Table};
 use crate::{
-    engine::{Batch, Direction, Row},
+    engine::{Batch, Row},
     error::{Error, Result},
 };
 
@@ -30,13 +28,13 @@ impl Tally {
 impl Table {
     /// Replaces all rows, those in memory included, by these, which must ascend. All of it is durable when this returns.
     /// Until then readers see the old rows, then the new, never a mixture; after a crash it is the one or the other.
-    /// Waits for whoever holds drains. The applier does not write meanwhile: what it wrote would be lost.
+    /// Waits for whoever holds drains or reads a cut. The applier does not write meanwhile: what it wrote would be lost.
     ///
     /// # Errors
     /// The first error among `rows`, or [`Error::Misuse`] if they don't ascend, or [`Error::Corruption`] if they can't be
     /// read back: the old rows stand. [`Error::Engine`], [`Error::Fatal`].
     pub fn replace(&self, rows: impl IntoIterator<Item = Result<Row>>) -> Result<()> {
-        let _exclusive = self.gate.exclusive();
+        let _alone = self.gate.alone();
         let old = self.state.read().slot;
         let new = old.other();
         self.tree(new).clear()?;
@@ -116,7 +114,7 @@ impl Table {
 
     fn tally(&self, slot: Slot) -> Result<Tally> {
         let mut tally = Tally::default();
-        for row in self.drained(slot, Bound::Unbounded, Bound::Unbounded, Direction::Ascending) {
+        for row in self.all_drained(slot) {
             let (key, value) = row?;
             tally.count(self.codec.checksum(&key, &value));
         }

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod concurrent;
+mod cut;
 mod install;
 mod model;
 mod moments;
@@ -310,38 +311,4 @@ fn a_hold_shows_the_drained_cut_while_writes_go_on() {
     table.drain().unwrap();
     let hold = table.hold_drains();
     assert_eq!(hold.get(b"applied").unwrap(), Some(bytes("2")));
-}
-
-#[test]
-fn a_cut_that_an_engine_can_show_keeps_nobody_waiting() {
-    for engine in [in_memory().0.engine(), OnDisk::fjall().engine()] {
-        let table = open(engine);
-        table.write([put("a", "1"), put("b", "1")]);
-        drain_all(&table);
-        let cut = table.hold_drains().into_cut();
-        assert!(!cut.holds_drains());
-        table.write([put("a", "2"), (bytes("b"), None), put("c", "2")]);
-        drain_all(&table);
-        table.replace(rows(&Model::from([(bytes("d"), bytes("3"))]))).unwrap();
-        let shown = cut.collect::<Result<Model, Error>>().unwrap();
-        assert_eq!(shown, Model::from([(bytes("a"), bytes("1")), (bytes("b"), bytes("1"))]));
-        assert_eq!(content(&table), Model::from([(bytes("d"), bytes("3"))]));
-    }
-}
-
-#[test]
-fn a_cut_of_another_engine_holds_drains_until_it_is_dropped() {
-    let table = open(OnDisk::sled().engine());
-    table.write([put("a", "1")]);
-    drain_all(&table);
-    let cut = table.hold_drains().into_cut();
-    assert!(cut.holds_drains());
-    table.write([put("a", "2")]);
-    table.freeze();
-    std::thread::scope(|scope| {
-        let draining = scope.spawn(|| table.drain().unwrap());
-        assert_eq!(cut.collect::<Result<Model, Error>>().unwrap(), Model::from([(bytes("a"), bytes("1"))]));
-        draining.join().unwrap();
-    });
-    assert_eq!(table.hold_drains().get(b"a").unwrap(), Some(bytes("2")));
 }

@@ -342,7 +342,7 @@ impl Replica {
     /// Writes a checkpoint of what is applied.
     pub(super) fn checkpoint(&self, id: ReplicaId, applied: EntryId) -> kvd_storage::Result<Checkpoint> {
         self.drain()?;
-        let cut = self.table.hold_drains().into_cut();
+        let cut = self.table.hold_drains().into_cut(usize::MAX);
         let mut writer = self.checkpoints.writer(&manifest(id, applied))?;
         for row in cut {
             let (key, value) = row?;

@@ -182,7 +182,7 @@ fn a_checkpoint_taken_while_writes_go_on_is_one_cut() {
         });
         for index in 0..10 {
             let mut writer = store.writer(&manifest(index)).unwrap();
-            for row in table.hold_drains().into_cut() {
+            for row in table.hold_drains().into_cut(usize::MAX) {
                 let (key, value) = row.unwrap();
                 writer.append(&key, &value).unwrap();
             }

@@ -138,7 +138,7 @@ fn a_held_cut_is_one_frozen_generation() {
             assert!(rows.iter().all(|(_, value)| round_of(value) == cut));
             assert_eq!(round_of(&hold.get(&key(0)).unwrap().unwrap()), cut);
             // The same cut, though drains may go on from here.
-            assert_eq!(hold.into_cut().collect::<crate::Result<Vec<_>>>().unwrap(), rows);
+            assert_eq!(hold.into_cut(usize::MAX).collect::<crate::Result<Vec<_>>>().unwrap(), rows);
         };
         beside_readers(&table, reader, || write_and_drain(&table));
     }

@@ -45,8 +45,9 @@ impl std::fmt::Debug for Hook {
     }
 }
 
+/// An engine that can't show its rows as they were.
 #[derive(Debug, Default)]
-struct Hooked {
+pub(super) struct Hooked {
     inner: MemoryEngine,
     hook: Hook,
 }
