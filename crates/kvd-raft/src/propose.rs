@@ -7,8 +7,8 @@
 //! as some dozens of commands, so many small ones at once would be slower for everybody.
 //!
 //! Who proposes more than the engine takes would find no memory left in the end, and everybody would have to wait until there
-//! is. So there is a pause after each entry while rows wait to be drained, longer the more there are ([`pause`]): long enough,
-//! before the room is taken, for an engine that has a tenth of the time that it needs.
+//! is. So there is a pause after each entry while rows wait to be drained, longer the more there are ([`pause`]), and much longer
+//! before the room is taken, as an engine may have little of the machine while it is flushed and checkpoints are written.
 //!
 //! How many commands may wait, [`crate::admission`] says. A command whose caller has gone away is still proposed: it may be
 //! one of a batch.
@@ -326,7 +326,7 @@ impl Proposer {
         self.admission.waited(first.since.elapsed());
         // Whoever comes to one that doesn't lead is to be told so at once.
         let leads = self.parts.leadership.borrow().is_self;
-        let pause = pause(self.parts.state.drains_behind(), self.parts.state.room_taken_percent());
+        let pause = pause_of(&self.parts.state);
         self.entries.pauses_until = (leads && !pause.is_zero()).then(|| Instant::now() + pause);
         let mut next = Some(first);
         while let Some(submitted) = next.take() {
@@ -489,6 +489,11 @@ const fn begins(in_flight: usize, waiting: usize) -> bool {
         1..ENTRIES_IN_FLIGHT_MAX => waiting >= ENTRY_COMMANDS_MIN,
         _ => false,
     }
+}
+
+/// The pause after an entry, as many rows of the replica as there are wait for the engine.
+pub(crate) fn pause_of(state: &ReplicaState) -> Duration {
+    pause(state.drains_behind(), state.room_taken_percent())
 }
 
 /// The pause after an entry, while so many drains' worth of rows wait for the engine and take so much of their room.

@@ -550,21 +550,17 @@ impl ReplicaState {
             state_header: codec::encode_header(position.last_log_id.as_ref(), &position.last_membership),
         })?;
         self.holds_drains.store(cut.is_some(), Ordering::Relaxed);
-        let mut write_next = || {
+        let written = loop {
             if cut.is_none() && rows.is_full() {
                 // First, so that a drain which has to wait does so before its turn.
                 cut = Some(Arc::clone(&self.cut).blocking_lock_owned());
                 self.holds_drains.store(true, Ordering::Relaxed);
                 rows.hold();
             }
-            let Some(row) = rows.next() else { return Ok(false) };
-            let (key, value) = row?;
-            writer.append(&key, &value).map(|()| true)
-        };
-        let written = loop {
-            match write_next() {
-                Ok(true) => {}
-                ended => break ended,
+            let Some(row) = rows.next() else { break Ok(()) };
+            let appended = row.and_then(|(key, value)| writer.append(&key, &value));
+            if appended.is_err() {
+                break appended;
             }
         };
         self.holds_drains.store(false, Ordering::Relaxed);

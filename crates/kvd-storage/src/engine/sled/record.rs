@@ -7,13 +7,13 @@
 //! everything that is written waits in memory.
 //!
 //! # The approach
-//! A flush is waited for, but not for long. A batch that has waited enough first puts a record of all its changes into a tree that only these are in,
-//! as one row; then its parts go in, and then the record is emptied. Whichever of these moments a flush falls on, after a crash
-//! there is nothing of the batch, or all of it, or a record: from that, opening the database puts all of it in again, which
-//! changes nothing of what is there already.
+//! A flush is waited for, but not for long. A batch that has waited enough first puts a record of all its changes into a tree
+//! that only these are in, as one row; then its parts go in, and then the record is emptied. Whichever of these moments a flush
+//! falls on, after a crash there is nothing of the batch, or all of it, or a record: from that, opening the database puts all
+//! of it in again, which changes nothing of what is there already.
 //!
 //! A batch that begins while there is no flush needs no record, and a flush waits for those: see [`FlushGate`]. So nothing is
-//! written twice but beside a flush.
+//! written twice but beside a flush that takes long.
 //!
 //! # Invariants
 //! - A tree has one writer at a time, so it has one record, under its name.
@@ -228,6 +228,11 @@ mod tests {
         let flush = gate.flush();
         thread::scope(|scope| {
             let batch = scope.spawn(|| gate.batch(true).is_some());
+            // Time enough for who does not wait.
+            for _ in 0..10_000 {
+                thread::yield_now();
+            }
+            assert!(!batch.is_finished());
             drop(flush);
             assert!(batch.join().unwrap());
         });
