@@ -36,7 +36,7 @@ use crate::{
     network::{NetworkFactory, NetworkOptions},
     observe::Observer,
     pace::HistoryOptions,
-    propose::ProposalQueue,
+    propose::{self, ProposalQueue},
     read::ReadQueue,
     state::{Fault, MemoryOptions, ReplicaState, StateParts},
     state_machine::StateMachine,
@@ -434,6 +434,12 @@ impl Group {
     #[must_use]
     pub fn sleeps(&self) -> bool {
         self.0.sleeper.sleeps()
+    }
+
+    /// Whether more is written than the engine takes on this node, so that writers are made to pause if it leads.
+    #[must_use]
+    pub fn is_behind_its_engine(&self) -> bool {
+        !propose::pause_of(&self.0.state).is_zero()
     }
 
     /// Bytes of log that it keeps.

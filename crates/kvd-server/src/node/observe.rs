@@ -7,7 +7,7 @@ use std::{
 };
 
 use kvd_machine::{Machine, MetaState};
-use kvd_raft::observe::Observer;
+use kvd_raft::{Group, observe::Observer};
 use kvd_storage::{log, space::Room};
 use kvd_types::{GroupId, LogIndex, Proposal, ReplicaId, Term, limits::WATCHERS_MAX};
 use tokio::{sync::watch, time::Instant};
@@ -26,6 +26,12 @@ const FAULT_INTERVAL: Duration = Duration::from_millis(100);
 const FLUSH_PAUSE_FACTOR: u32 = 10;
 /// …but of no more than so many of the configured intervals.
 const FLUSH_PAUSE_INTERVALS_MAX: u32 = 10;
+/// After its pause a flush waits until the engine has been seen to keep up with what is written so many times in a row…
+const FLUSH_LOOKS: u32 = 10;
+/// …of so many in one of the configured intervals…
+const FLUSH_LOOKS_PER_INTERVAL: u32 = 100;
+/// …but no longer than so many of these.
+const FLUSH_WAIT_INTERVALS_MAX: u32 = 10;
 
 /// Hears how the log is doing.
 pub(super) struct LogObserver {
@@ -224,7 +230,10 @@ impl Node {
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep(flush_pause(interval, took)) => {}
+                () = async {
+                    tokio::time::sleep(flush_pause(interval, took)).await;
+                    self.engine_keeps_up(interval).await;
+                } => {}
             }
             let Ok(disk) = self.disk() else { continue };
             if disk.space.room() == Room::None {
@@ -241,6 +250,33 @@ impl Node {
                 Err(error) => self.fail(format!("the engine's flush has failed, which is a bug: {error}")),
             }
         }
+    }
+
+    /// Waits until the engine keeps up with what is written, but not for ever: a flush takes of the machine what the engine
+    /// needs to do so.
+    async fn engine_keeps_up(&self, interval: Duration) {
+        let mut wait = FlushWait::default();
+        let is_behind =
+            || self.replicas().is_ok_and(|replicas| replicas.all().iter().any(Group::is_behind_its_engine));
+        while !wait.is_over(is_behind()) {
+            tokio::time::sleep(interval / FLUSH_LOOKS_PER_INTERVAL).await;
+        }
+    }
+}
+
+/// How often a flush has looked whether the engine keeps up.
+#[derive(Debug, Default)]
+struct FlushWait {
+    looks: u32,
+    kept_up: u32,
+}
+
+impl FlushWait {
+    /// Whether it has waited enough, after another look.
+    fn is_over(&mut self, is_behind: bool) -> bool {
+        self.looks += 1;
+        self.kept_up = if is_behind { 0 } else { self.kept_up + 1 };
+        self.kept_up >= FLUSH_LOOKS || self.looks >= FLUSH_WAIT_INTERVALS_MAX * FLUSH_LOOKS_PER_INTERVAL
     }
 }
 
@@ -262,5 +298,21 @@ mod tests {
         assert_eq!(flush_pause(interval, Duration::from_secs(2)), interval);
         assert_eq!(flush_pause(interval, Duration::from_secs(5)), Duration::from_secs(50));
         assert_eq!(flush_pause(interval, Duration::MAX), interval * FLUSH_PAUSE_INTERVALS_MAX);
+    }
+
+    /// After how many looks a flush has waited enough.
+    fn looks(mut is_behind: impl FnMut(u32) -> bool) -> u32 {
+        let mut wait = FlushWait::default();
+        (1..).find(|&look| wait.is_over(is_behind(look))).unwrap()
+    }
+
+    #[test]
+    fn a_flush_waits_until_the_engine_keeps_up_but_not_for_ever() {
+        assert_eq!(looks(|_| false), FLUSH_LOOKS);
+        assert_eq!(looks(|look| look == 3), 3 + FLUSH_LOOKS);
+        assert_eq!(looks(|look| look < 100 || look == 105), 105 + FLUSH_LOOKS);
+        let longest = FLUSH_WAIT_INTERVALS_MAX * FLUSH_LOOKS_PER_INTERVAL;
+        assert_eq!(looks(|_| true), longest);
+        assert_eq!(looks(|look| look % FLUSH_LOOKS == 0), longest);
     }
 }
