@@ -9,7 +9,7 @@ use super::SERVICES;
 use crate::store::Store;
 
 /// How long a change may go unseen.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reports the store's health, for the server as a whole and for each service, until told to stop; then all of it as
 /// not serving.

@@ -34,8 +34,8 @@ use super::{
     routing::Routing,
 };
 
-/// How often a node looks, even if nothing has changed.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a node looks, even if nothing has changed: at moments when other loops look, see [`super::rest`].
+const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 /// Of groups that sleep only every so many looks: nothing about them changes by itself but who of them could lead.
 const ASLEEP_EVERY: u32 = 8;
 /// How long a new leader leads before it hands over to the preferred one: a node that has just come back must not be
