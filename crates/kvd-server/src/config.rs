@@ -139,8 +139,8 @@ pub struct Storage {
     /// if these are more, but no more than eight times this. Or once it keeps more of the node's log from being used again than
     /// four times all checkpoints of the node, but not less than this.
     pub checkpoint_log_bytes: u64,
-    /// How often the engine is made to write what it holds back, in milliseconds; down to a tenth as often while
-    /// that takes long.
+    /// How often the engine is made to write what it holds back, in milliseconds; down to a twentieth as often
+    /// while that takes long or the engine lags behind what is written.
     pub flush_interval_ms: u64,
     /// A shard's applied rows go from memory to the engine once there are so many.
     pub drain_rows: u32,
