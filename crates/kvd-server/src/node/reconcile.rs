@@ -253,11 +253,13 @@ impl Node {
         noted.await.map_err(|error| kvd_types::Error::internal(error.to_string()))?
     }
 
-    /// Discards replicas on this disk that have no place any more.
+    /// Discards replicas on this disk that have no place any more, and lost ones, of which the log may know nothing.
     async fn discard_retired(&self, state: &MetaState) -> Result<()> {
         let (disk, replicas) = (self.disk()?, self.replicas()?);
         let own_meta = disk.identity().joined.map(|joined| joined.meta_replica);
-        for (group, replica) in disk.log.replicas() {
+        let lost = replicas.lost().into_iter().map(|(group, replica, _)| (group, replica));
+        let held: BTreeSet<_> = disk.log.replicas().into_iter().chain(lost).collect();
+        for (group, replica) in held {
             // A state from before the replica was minted can't tell.
             let is_known = replica < state.next_replica && Some(replica) != own_meta;
             let has_place = state
@@ -396,7 +398,7 @@ impl Node {
     }
 
     /// Proposes a change of the cluster; a refusal is only logged, for it says that the state has moved on.
-    async fn change(&self, command: MetaCommand) -> Result<()> {
+    pub(super) async fn change(&self, command: MetaCommand) -> Result<()> {
         match self.propose_meta(command.clone(), Instant::now() + CHANGE_TIMEOUT).await? {
             MetaOutcome::Refused(why) => tracing::warn!(?command, why, "a change of the cluster was refused"),
             outcome => tracing::info!(?command, ?outcome, "the cluster was changed"),

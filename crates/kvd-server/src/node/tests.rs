@@ -22,6 +22,7 @@ use crate::{config, metrics::Metrics};
 
 mod data;
 mod engines;
+mod replicas;
 mod routes;
 
 /// Long enough for anything on a busy machine; a test that waits for it has failed.
