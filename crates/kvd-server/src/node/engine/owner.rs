@@ -1,7 +1,8 @@
 //! Whose the engine's directory is.
 //!
 //! The note is written before the engine opens the directory, and durably, so that no engine ever meets another's files.
-//! A directory without one is of a version that knew sled only, unless it is empty.
+//! A directory without one is of a version that knew sled only, unless it is empty. A note that nobody has written, as its
+//! bits have flipped or can't be read any more, is one of another engine: the files beside it are as likely to be damaged.
 
 use std::{
     fs, io,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use kvd_types::{Error, Result};
+use rustix::io::Errno;
 
 use crate::config;
 
@@ -17,6 +19,8 @@ use crate::config;
 const NOTE: &str = "ENGINE";
 /// What a directory without the note is of.
 const FIRST: &str = "sled";
+/// What a note says that can't be read.
+const UNREADABLE: &str = "nobody knows whom";
 
 /// The word for an engine's files. One more for each change of what is in them.
 const fn word(kind: config::Engine) -> &'static str {
@@ -47,8 +51,8 @@ fn claim_files(dir: &Path, kind: config::Engine) -> io::Result<()> {
             dir = %dir.display(),
             before = found,
             now = word(kind),
-            "these files are of another engine than the settings name, or of another version: they are removed, and the state is \
-             rebuilt from checkpoints and log"
+            "these files are of another engine than the settings name, or of another version, or damaged: they are removed, and \
+             the state is rebuilt from checkpoints and log"
         );
         // At once, so that a crash leaves nothing that is half of one engine.
         fs::rename(dir, &replaced)?;
@@ -66,8 +70,11 @@ fn claim_files(dir: &Path, kind: config::Engine) -> io::Result<()> {
 
 /// The word of the engine whose files are there, if there are any.
 fn owner(dir: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(dir.join(NOTE)) {
-        Ok(word) if !word.is_empty() => return Ok(Some(word)),
+    match fs::read(dir.join(NOTE)) {
+        Ok(word) if !word.is_empty() => return Ok(Some(String::from_utf8_lossy(&word).into_owned())),
+        Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            return Ok(Some(UNREADABLE.to_owned()));
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
@@ -85,5 +92,45 @@ fn remove_if_present(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Engine;
+
+    #[test]
+    fn a_directory_is_its_engine_s_and_what_another_left_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let (dir, note, rows) = {
+            let dir = parent.path().join("state");
+            (dir.clone(), dir.join(NOTE), dir.join("rows"))
+        };
+        claim(&dir, Engine::Sled).unwrap();
+        fs::write(&rows, "of sled").unwrap();
+        claim(&dir, Engine::Sled).unwrap();
+        assert!(rows.exists());
+        claim(&dir, Engine::Fjall).unwrap();
+        assert_eq!((rows.exists(), fs::read_to_string(&note).unwrap().as_str()), (false, "fjall"));
+    }
+
+    #[test]
+    fn files_beside_a_note_whose_bits_have_flipped_are_removed() {
+        for at in 0..word(Engine::Sled).len() {
+            for bit in 0..8 {
+                let parent = tempfile::tempdir().unwrap();
+                let dir = parent.path().join("state");
+                claim(&dir, Engine::Sled).unwrap();
+                let (note, rows) = (dir.join(NOTE), dir.join("rows"));
+                fs::write(&rows, "of sled").unwrap();
+                let mut flipped = fs::read(&note).unwrap();
+                flipped[at] ^= 1 << bit;
+                fs::write(&note, flipped).unwrap();
+                claim(&dir, Engine::Sled).unwrap();
+                assert!(!rows.exists(), "bit {bit} of byte {at}");
+                assert_eq!(fs::read_to_string(&note).unwrap(), word(Engine::Sled));
+            }
+        }
     }
 }
