@@ -33,7 +33,8 @@
 //! - Rotten bits are never silent. What they touched is said by replica ([`Recovery::damaged`]), and such a replica is
 //!   not opened: it can only be removed, and made anew under another id from the other replicas. The one exception is
 //!   told in `scan`: damage of the very last write before a crash looks like a torn write, and is reported as one.
-//! - Always a new segment on opening: nothing is ever appended to a tail that was recovered.
+//! - Always a new segment on opening: nothing is ever appended to a tail that was recovered. One that is still bare when
+//!   the log is opened again is given up for it.
 //!
 //! # Bounds
 //! The queue is bounded by [`Options::queue_bytes_max`]: a call that finds it full waits. The bound is for a stuck disk
@@ -213,6 +214,7 @@ impl Log {
             segment_bytes: options.segment_bytes,
             cache_bytes: options.cache_bytes_per_replica,
             previous,
+            bare: recovered.bare,
             next_write: recovered.next_write,
             synced: recovered.synced,
             unattributed: report.unattributed.is_some(),

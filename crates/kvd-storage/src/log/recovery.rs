@@ -17,6 +17,10 @@
 //! last one, with all that it needs. (Its sound header may say that older segments are not needed. Only its head, with
 //! the state of every replica, would make that true.)
 //!
+//! Last segments in which nothing stands but their heads (the log was opened, and nothing came of it) are left out: the
+//! next segment follows on the one before them, and they are used again once its head is synced. A node that can't start
+//! for some other reason and tries for ever thus needs no more disk each time.
+//!
 //! Then the last write, which nothing proves to be synced, is written once more in place and synced. It may be in the
 //! page cache only (the process was killed before its sync) or be there although its sync failed: then the kernel
 //! believes it clean, and a plain sync would do nothing.
@@ -53,7 +57,9 @@ pub(super) struct Recovered {
     pub(super) chain: Vec<(u64, Arc<dyn File>)>,
     /// Where the records of the last one end.
     pub(super) end: u64,
-    /// Segments that are not.
+    /// Those behind it that hold nothing but their heads: given up once the next head is synced.
+    pub(super) bare: Vec<u64>,
+    /// Segments that are not needed.
     pub(super) free: BTreeSet<u64>,
     /// Higher than that of any file.
     pub(super) next_sequence: u64,
@@ -75,12 +81,13 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
     let segments = find_segments(disk, dir, &mut report)?;
     let (last, never_begun) = find_last(&segments)?;
     let unheaded = synced_without_header(&segments, last.map_or(0, |last| last.sequence))?;
-    let (chain, broken) = walk(&segments, last, dir);
+    let (mut chain, broken) = walk(&segments, last, dir);
 
     let mut replay = Replay::default();
     let mut end = RECORDS_START;
     let mut synced = 0;
     let mut last_write = 0;
+    let mut bare = 0;
     for (at, header) in chain.iter().enumerate() {
         let Some(segment) = segments.get(&header.sequence) else { continue };
         let limit = match chain.get(at + 1) {
@@ -99,6 +106,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
         last_write = last_write.max(scan.last_write).max(header.first_write);
         synced = synced.max(scan.synced).max(header.first_write.saturating_sub(1));
         end = scan.end;
+        bare = if scan.is_bare() { bare + 1 } else { 0 };
         if at + 1 == chain.len() {
             if unheaded > last_write {
                 replay.lost_last(segment);
@@ -123,10 +131,14 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
     report.records = replay.records;
     let streams = replay.finish(broken.as_ref(), &mut report);
     let needed: BTreeSet<u64> = chain.iter().map(|header| header.sequence).collect();
+    // One must be left: a first write that is torn is told from damage by the segment to which it can fall back.
+    let kept = chain.len().saturating_sub(bare).max(1);
+    let bare = chain.split_off(kept.min(chain.len()));
     Ok(Recovered {
         report,
         streams,
-        end,
+        end: bare.first().map_or(end, |header| header.previous_end),
+        bare: bare.iter().map(|header| header.sequence).collect(),
         free: segments.keys().filter(|sequence| !needed.contains(sequence)).copied().collect(),
         next_sequence: segments.keys().next_back().map_or(1, |highest| highest.saturating_add(1)),
         next_write: last_write.saturating_add(1),

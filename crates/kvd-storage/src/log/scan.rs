@@ -146,6 +146,13 @@ pub(super) fn scan(image: &[u8], segment: u64, first_write: u64, limit: Limit) -
 }
 
 impl Scan<'_> {
+    /// Whether all is sound, and nothing of a replica stands here but the state that every head repeats.
+    pub(super) fn is_bare(&self) -> bool {
+        self.pieces.iter().all(|piece| {
+            matches!(piece, Piece::Record { header, .. } if header.kind == Kind::State || !header.kind.of_replica())
+        })
+    }
+
     fn note(&mut self, header: &RecordHeader, write: &mut u64) {
         self.end += header.total_bytes();
         self.last_write = self.last_write.max(header.write);

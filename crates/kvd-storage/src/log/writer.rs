@@ -80,6 +80,8 @@ pub(super) struct Start {
     pub(super) cache_bytes: usize,
     /// The last segment of the recovered log and where its records end; none if it is new.
     pub(super) previous: Option<(u64, u64)>,
+    /// Segments behind that one that hold nothing but their heads: given up once the first head is synced.
+    pub(super) bare: Vec<u64>,
     pub(super) next_write: u64,
     /// The latest write that is known to be synced.
     pub(super) synced: u64,
@@ -138,6 +140,7 @@ impl Core {
         core.encode_head(core.start.previous)?;
         core.write()?;
         core.sync()?;
+        core.start.pool.free(std::mem::take(&mut core.start.bare));
         Ok(core)
     }
 

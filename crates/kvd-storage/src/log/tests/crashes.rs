@@ -195,6 +195,66 @@ fn a_crash_while_opening_changes_nothing() {
     }
 }
 
+/// A node that fails to start for some other reason, and is started again for ever.
+#[test]
+fn openings_of_which_nothing_comes_need_no_more_room_each_time() {
+    let history = history(7, 60);
+    let mut disk = sim_disk(3);
+    let (log, _) = open(&disk).unwrap();
+    let log = Arc::new(log);
+    let answered = run(&log, &history);
+    let needed_bytes = log.size_bytes();
+    drop(log);
+    for opening in 0..40 {
+        if opening % 3 > 0 {
+            disk = disk.crash(if opening % 3 == 1 { Crash::Synced } else { Crash::Killed });
+        }
+        state_after(&disk, &history, answered);
+        let (log, _) = open(&disk).unwrap();
+        assert!(log.size_bytes() <= needed_bytes + (32 << 10), "{} of {needed_bytes}", log.size_bytes());
+        let files = disk.list(Path::new(DIR)).unwrap().len() as u64;
+        assert!(files * (32 << 10) <= needed_bytes + 3 * (32 << 10), "{files} files");
+    }
+}
+
+/// The last segment is bare, and so it is given up by the opening that is cut short. Where everything was purged it is the
+/// only one, and all that says how the replicas have voted.
+#[test]
+fn a_crash_while_a_bare_segment_is_given_up_changes_nothing() {
+    for purged in [false, true] {
+        let base = sim_disk(4);
+        let (log, _) = open(&base).unwrap();
+        let log = Arc::new(log);
+        run(&log, &history(9, 60));
+        for (group, replica) in log.replicas() {
+            let replica = log.replica(group, replica).unwrap();
+            if let Some(last) = replica.state().last.filter(|_| purged) {
+                replica.purge(last).unwrap();
+            }
+            vote(&replica, "the last").unwrap();
+        }
+        let expected = models(&log);
+        drop(log);
+        for _ in 0..2 {
+            let (log, _) = open(&base).unwrap();
+            assert_eq!(log.size_bytes() == 32 << 10, purged, "{}", log.size_bytes());
+            drop(log);
+            let whole = base.crash(Crash::Killed);
+            open(&whole).unwrap();
+            for at in 0..whole.operations() {
+                for crash in CRASHES {
+                    let disk = base.crash(Crash::Killed);
+                    disk.cut_power_at(at);
+                    drop(open(&disk));
+                    let (log, recovery) = open(&disk.crash(crash)).unwrap();
+                    assert!(recovery.damaged.is_empty() && recovery.unattributed.is_none(), "{recovery:?}");
+                    assert_eq!(models(&log), expected, "cut at operation {at}, {crash:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_log_that_goes_on_after_a_crash_survives_the_next_one() {
     let history = history(11, 40);
