@@ -16,7 +16,7 @@
 //! A run has phases. The cluster forms; then faults rain on it while clients work, and nothing that was promised may be
 //! broken; then all faults end, and within a bounded time the cluster must be whole, every client must get on and all replicas must be
 //! equal, with no fault left to explain a stall. At last, when nobody has asked for anything in a while, so that groups may sleep,
-//! a node that leads goes for good, and the others must have what was acknowledged and give it out. What nodes apply is held
+//! a node that leads goes for good, and each of the others must give out all that was acknowledged. What nodes apply is held
 //! against the invariants as it happens ([`witness`], [`invariant`]), what clients saw is checked at the end ([`crate::check`]).
 //!
 //! # Same seed, same run
@@ -233,20 +233,23 @@ fn phases(options: Options, cluster: &mut Cluster, rng: StdRng, report: &mut Rep
     }
 }
 
-/// Leaves groups the time to fall asleep, takes a leader's node away and has the last keys and a scan read: what was acknowledged
-/// is on those that are left, and they have to notice by themselves that somebody is missing.
+/// Leaves groups the time to fall asleep, takes a leader's node away and has the last keys and a scan read through each of the
+/// others: what was acknowledged is on those that are left, they have to notice by themselves that somebody is missing, and each
+/// has to find who leads now.
 fn read_without_a_leader(cluster: &mut Cluster, report: &mut Report) -> Result<(), String> {
     let until = cluster.now() + fault::gone::asleep_after(cluster.shape);
     while cluster.now() < until {
         cluster.step()?;
     }
-    let what = fault::gone::take_leader_away(cluster);
+    let (gone, what) = fault::gone::take_leader_away(cluster);
     cluster.note(format_args!("begins: {}: {what}", fault::gone::NAME));
     *report.faults.entry(fault::gone::NAME.to_owned()).or_default() += 1;
 
-    cluster.clients.ask_to_read(last_keys(&cluster.clients.recorder.history()));
+    let left = (0..cluster.nodes.len()).filter(|&node| node != gone).collect();
+    cluster.clients.ask_to_read(last_keys(&cluster.clients.recorder.history()), left);
     wait(cluster, RECOVERS_WITHIN, &format!("the last keys can't be read without {what}"), |cluster| {
-        (!cluster.clients.rows_are_read()).then(|| "they have not been".to_owned())
+        let node = cluster.clients.not_read_through()?;
+        Some(format!("they have not been, through node {}", node + 1))
     })
 }
 

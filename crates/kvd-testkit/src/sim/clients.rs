@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use kvd_client::{Client, Key, NodeId, Record, ReplicaStatus, ShardId, Topology};
+use kvd_client::{Client, Key, NodeId, ReplicaStatus, ShardId, Topology};
 use kvd_types::{GroupId, limits::META_VOTERS_MAX};
 use parking_lot::Mutex;
 use rand::{RngExt as _, rngs::StdRng};
@@ -17,7 +17,7 @@ use turmoil::Sim;
 
 use super::{
     cluster::Shape,
-    network::SimDial,
+    network::{OnlyTo, SimDial},
     records::{LAPSING, Records},
     witness::Witness,
     workload::{self, Kind, PROCESSES_MAX, Person},
@@ -75,9 +75,11 @@ struct Admin {
     /// When that look began.
     looked_from: Duration,
     moves: Vec<(ShardId, NodeId)>,
-    reads: Option<Vec<String>>,
-    rows: Option<Vec<Option<Record>>>,
-    /// The keys of all shards, as a scan gave them.
+    /// The keys to read.
+    reads: Vec<String>,
+    /// The nodes, by their place, through which they have yet to be read.
+    reads_through: Vec<usize>,
+    /// The keys of all shards, as the last scan gave them.
     scanned: Vec<Key>,
     /// Look what is left of what was to lapse.
     wants_leftovers: bool,
@@ -224,9 +226,12 @@ impl Clients {
                     tracing::debug!(%shard, %node, %error, "a leader was not moved");
                 }
             }
-            let reads = self.admin.lock().reads.clone();
-            if let Some(keys) = reads {
-                self.read(&client, &keys).await;
+            if let Some(node) = self.not_read_through()
+                && let Some(scanned) = self.read_through(node).await
+            {
+                let mut admin = self.admin.lock();
+                admin.reads_through.retain(|&other| other != node);
+                admin.scanned = scanned;
             }
             if self.admin.lock().wants_leftovers {
                 let leftovers = self.leftovers(&client).await;
@@ -256,21 +261,20 @@ impl Clients {
         admin.looked_from = looked_from;
     }
 
-    async fn read(&self, client: &Client, keys: &[String]) {
+    /// Reads what is to be read, and all keys at once, as a client that reaches no other node.
+    async fn read_through(&self, node: usize) -> Option<Vec<Key>> {
+        let endpoint = self.endpoints.get(node)?.clone();
+        let config = kvd_client::Config::new([endpoint.clone()])
+            .deadline(REQUEST_DEADLINE)
+            .dial(Arc::new(OnlyTo(endpoint)));
+        let client = Client::connect(config).await.ok()?;
         let process = Process(u32::MAX);
         let recording = RecordingClient::new(client.clone(), self.recorder.clone(), process);
-        let mut rows = Vec::new();
-        for key in keys {
-            match recording.get(key).await {
-                Ok(row) => rows.push(row),
-                Err(_) => return,
-            }
+        let keys = self.admin.lock().reads.clone();
+        for key in &keys {
+            recording.get(key).await.ok()?;
         }
-        let Some(scanned) = self.scan(client, process).await else { return };
-        let mut admin = self.admin.lock();
-        admin.reads = None;
-        admin.rows = Some(rows);
-        admin.scanned = scanned;
+        self.scan(&client, process).await
     }
 
     /// Reads all keys at once, recorded as a read of each that anybody ever used: what isn't there is as telling as what is.
@@ -332,15 +336,16 @@ impl Clients {
         self.admin.lock().scanned.iter().find(|key| !seen.insert((*key).clone())).cloned()
     }
 
-    /// Has the administrator read these keys, until all have been.
-    pub(crate) fn ask_to_read(&self, keys: Vec<String>) {
+    /// Has the administrator read these keys through each of these nodes, until all have been.
+    pub(crate) fn ask_to_read(&self, keys: Vec<String>, through: Vec<usize>) {
         let mut admin = self.admin.lock();
-        admin.reads = Some(keys);
-        admin.rows = None;
+        admin.reads = keys;
+        admin.reads_through = through;
     }
 
-    pub(crate) fn rows_are_read(&self) -> bool {
-        self.admin.lock().rows.is_some()
+    /// A node through which not all has been read.
+    pub(crate) fn not_read_through(&self) -> Option<usize> {
+        self.admin.lock().reads_through.first().copied()
     }
 
     /// Has a leader moved, if the cluster is known well enough to say whose and where to.

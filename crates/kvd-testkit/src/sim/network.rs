@@ -33,6 +33,19 @@ impl Dial for SimDial {
     }
 }
 
+/// Connects to one address, as if all others were behind a firewall: that node has to see to whatever its client asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct OnlyTo(pub(crate) String);
+
+impl Dial for OnlyTo {
+    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxStream>> {
+        if address == self.0 {
+            return SimDial.dial(address);
+        }
+        async { Err(io::ErrorKind::ConnectionRefused.into()) }.boxed()
+    }
+}
+
 /// Why nothing passes from one host to another, counted.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reasons {

@@ -20,8 +20,8 @@ pub(crate) fn asleep_after(shape: Shape) -> Duration {
     shape.sleep_after() * 2 + Duration::from_secs(3)
 }
 
-/// Takes away a node that leads a group. The others are a majority of each group. Says what it did.
-pub(crate) fn take_leader_away(cluster: &mut Cluster) -> String {
+/// Takes away a node that leads a group. The others are a majority of each group. Says which one, and what it did.
+pub(crate) fn take_leader_away(cluster: &mut Cluster) -> (usize, String) {
     let node = match cluster.any_leader() {
         Some(leader) => leader,
         None => cluster.any_node(),
@@ -40,5 +40,5 @@ pub(crate) fn take_leader_away(cluster: &mut Cluster) -> String {
             "cut off"
         }
     };
-    format!("node {}, {how}", node + 1)
+    (node, format!("node {}, {how}", node + 1))
 }
