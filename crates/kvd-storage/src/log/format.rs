@@ -12,8 +12,8 @@
 //!              8   4  CRC-32 of bytes 12..84
 //!              12  4  format version, 1
 //!              16  8  sequence number of this segment
-//!              24  8  sequence number of the segment before it, 0 if there is none
-//!              32  8  where the records of the segment before it end
+//!              24  8  sequence number of the segment that it follows on, 0 if there is none
+//!              32  8  where the records of that segment end
 //!              40  8  sequence number of the oldest segment that is still needed
 //!              48  8  number of the first write in this segment
 //!              56  8  size of this segment

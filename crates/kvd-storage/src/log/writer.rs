@@ -12,7 +12,8 @@
 //! # When a segment is used again
 //! The head of a new segment names the oldest segment that any replica has a live entry in, as of that very place in
 //! the log. Once that head is synced, no recovery looks at an older segment, and only then is it given to the
-//! [`Pool`].
+//! [`Pool`]. The first head of an opened log also passes over the segments before it that are bare (see [`super::recovery`]):
+//! they are given up in the same way.
 //!
 //! # Failure
 //! The first failed write or sync ends the log for good. After a failed sync the kernel may drop the pages and call
