@@ -374,7 +374,7 @@ fn next_row(rows: &mut sled::Iter<FANOUT>, direction: Direction, end: Bound<&[u8
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{sync::mpsc, thread};
 
     use super::*;
     use crate::testing::copy_dir;
@@ -437,12 +437,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
         let (engine, tree) = opened(&live);
-        let done = AtomicBool::new(false);
+        // Ends the thread beside, also where something here panics.
+        let (going_on, ended) = mpsc::channel::<()>();
         let mut survivors = Vec::new();
         let mut in_the_midst = 0;
         thread::scope(|scope| {
-            scope.spawn(|| {
-                for number in (1..u8::MAX).cycle().take_while(|_| !done.load(Ordering::SeqCst)) {
+            let _going_on = going_on;
+            let tree = &tree;
+            scope.spawn(move || {
+                let goes_on = |_: &u8| ended.try_recv() == Err(mpsc::TryRecvError::Empty);
+                for number in (1..u8::MAX).cycle().take_while(goes_on) {
                     tree.apply(round(number)).unwrap();
                 }
             });
@@ -456,7 +460,6 @@ mod tests {
                 in_the_midst += usize::from(has_record(&killed));
                 survivors.push(rows(opened(&killed).1.as_ref()));
             }
-            done.store(true, Ordering::SeqCst);
         });
         for rows in &survivors {
             let Some((_, value)) = rows.first() else { continue };
