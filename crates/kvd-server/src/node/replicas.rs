@@ -64,6 +64,19 @@ fn memory_of(config: &Config) -> MemoryOptions {
     }
 }
 
+/// What of it one of so many shards has: as much as the largest drain takes, at least. A drain begins long before the room is
+/// full, as rows keep coming while it lasts.
+fn memory_of_shard(of_node: MemoryOptions, at_hand_bytes_max: u64, shards: u32) -> MemoryOptions {
+    let room = of_node.bytes_max / usize::try_from(shards.max(1)).unwrap_or(usize::MAX);
+    let bytes_max = room.max(of_node.drain_bytes);
+    MemoryOptions {
+        bytes_max,
+        drain_bytes: of_node.drain_bytes.min(bytes_max / 4),
+        at_hand_bytes_max: at_hand_bytes_max / u64::from(shards.max(1)),
+        ..of_node
+    }
+}
+
 impl Replicas {
     pub(super) fn new(
         node: NodeId,
@@ -230,12 +243,7 @@ impl Replicas {
             lease_reads: settings.lease_reads,
             sleep: self.sleep.clone(),
             // A node has a replica of each shard at most.
-            memory: MemoryOptions {
-                bytes_max: (self.memory.bytes_max / usize::try_from(shards.max(1)).unwrap_or(1))
-                    .max(2 * self.memory.drain_bytes),
-                at_hand_bytes_max: self.at_hand_bytes_max / u64::from(shards.max(1)),
-                ..self.memory
-            },
+            memory: memory_of_shard(self.memory, self.at_hand_bytes_max, shards),
             blocking: self.blocking,
             disk_reads: self.disk_reads.clone(),
             drain_turns: self.drain_turns.clone(),

@@ -520,6 +520,7 @@ fn config(index: usize, shape: Shape) -> Config {
             checkpoint_log_bytes: shape.checkpoint_bytes,
             flush_interval_ms: shape.flush_ms,
             drain_rows: 50,
+            drain_interval_ms: 500,
             ..Config::default().storage
         },
         shutdown: Shutdown { grace_ms: 3000 },
