@@ -393,9 +393,11 @@ impl ReplicaState {
         Ok(())
     }
 
+    /// Whether a drain is due at once. So it is where applying waits for one, whatever a drain is set to be due after.
     fn has_much(&self) -> bool {
         self.table.active_rows() >= self.memory.drain_rows
             || self.table.active_bytes() >= self.memory.drain_bytes
+            || !self.has_room()
     }
 
     /// How many drains' worth of rows wait in memory. While a checkpoint holds drains only those count that are beyond half of

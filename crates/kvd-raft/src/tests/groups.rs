@@ -160,7 +160,9 @@ async fn a_replica_applies_more_of_its_log_at_start_than_memory_may_hold() {
     until("all have it", || value(&last, "key-2999").is_some()).await;
     nodes[2].crash(&last).await;
     network.cut_off(3);
-    nodes[2].memory = MemoryOptions { rows_max: 50, ..MemoryOptions::default() };
+    // Nothing drains but the want of room.
+    nodes[2].memory =
+        MemoryOptions { rows_max: 50, drain_interval: 2 * harness::PATIENCE, ..MemoryOptions::default() };
     let opened = tokio::time::timeout(harness::PATIENCE, nodes[2].open()).await.expect("it opens");
     assert_eq!(value(&opened, "key-0").as_deref(), Some("key-0"));
 }

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::{
     CallError, Group, HistoryOptions, Lane, MemoryOptions, OpenError, Parts, SleepOptions, Timing, Transport,
-    clock::SystemClock, disk_reads::DiskReads, pulse::Pulses,
+    blocking::Blocking, clock::SystemClock, disk_reads::DiskReads, pulse::Pulses, turns::DrainTurns,
 };
 
 pub(super) const GROUP: GroupId = GroupId(1);
@@ -166,6 +166,7 @@ pub(super) struct Node {
     /// Where the checkpoints are.
     pub(super) checkpoint_disk: Arc<dyn Disk>,
     pub(super) memory: MemoryOptions,
+    pub(super) drain_turns: DrainTurns,
     /// When its groups sleep, if they do.
     pub(super) sleep: Option<SleepOptions>,
     network: Network,
@@ -187,6 +188,7 @@ impl Node {
             checkpoints,
             checkpoint_disk: Arc::new(RealDisk),
             memory,
+            drain_turns: DrainTurns::new(Blocking::Pool),
             sleep: None,
             network: network.clone(),
             _dir: dir,
@@ -224,9 +226,9 @@ impl Node {
                 lease_reads: true,
                 sleep: self.sleep.clone(),
                 memory: self.memory,
-                blocking: crate::blocking::Blocking::Pool,
-                disk_reads: DiskReads::new(crate::blocking::Blocking::Pool).unwrap(),
-                drain_turns: crate::turns::DrainTurns::new(crate::blocking::Blocking::Pool),
+                blocking: Blocking::Pool,
+                disk_reads: DiskReads::new(Blocking::Pool).unwrap(),
+                drain_turns: self.drain_turns.clone(),
                 observer: Arc::new(crate::observe::NoObserver),
             },
             rebuild,

@@ -3,25 +3,26 @@
 //! Applying seldom takes long enough for a read to come between it and the commit; here it stands still, because the
 //! memory for rows is full and nothing drains it.
 
-use std::time::Duration;
-
 use futures::FutureExt as _;
 use kvd_proto::peer::v1::{self as p, envelope::Body};
 use kvd_types::{ErrorKind, Revision};
 
 use super::harness::{Node, PATIENCE, leader, put, three, three_with, until, value};
-use crate::state::MemoryOptions;
+use crate::{blocking::Blocking, state::MemoryOptions, turns::DrainTurns};
 
-fn stands_still() -> MemoryOptions {
-    let never = Duration::from_secs(3600);
-    MemoryOptions { drain_rows: usize::MAX, drain_interval: never, rows_max: 0, ..MemoryOptions::default() }
+/// Has a node apply nothing once it has applied something: there is no room for more, and no turn to make some.
+fn stands_still(node: &mut Node, no_turns: &DrainTurns) {
+    node.memory = MemoryOptions { rows_max: 0, ..MemoryOptions::default() };
+    node.drain_turns = no_turns.clone();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_has_not_applied_that_a_revision_was_shown_does_not_call_it_the_future() {
+    let turns = DrainTurns::new(Blocking::Inline);
+    let _only_one = turns.next().await.unwrap();
     let (_network, nodes, groups) = three_with(|node| {
         if node.id == 3 {
-            node.memory = stands_still();
+            stands_still(node, &turns);
         }
     })
     .await;
@@ -48,7 +49,9 @@ async fn a_leader_that_has_not_applied_that_a_revision_was_shown_does_not_call_i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_is_not_answered_before_what_followers_know_to_be_committed_is_applied() {
-    let (_network, _nodes, groups) = three_with(|node| node.memory = stands_still()).await;
+    let turns = DrainTurns::new(Blocking::Inline);
+    let _only_one = turns.next().await.unwrap();
+    let (_network, _nodes, groups) = three_with(|node| stands_still(node, &turns)).await;
     let (place, group) = leader(&groups).await;
     group.propose(put("first", "applied")).await.unwrap();
     let first = group.status().last_log_index;
