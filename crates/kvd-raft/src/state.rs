@@ -58,7 +58,7 @@ pub(crate) const COMMANDS_APPLIED_ELSEWHERE: usize = 16;
 /// Which of a replica's rows are in memory, and when they are drained to the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryOptions {
-    /// They are drained once so many wait…
+    /// They are drained once so many wait, or applying waits for room…
     pub drain_rows: usize,
     /// …or so many bytes of them…
     pub drain_bytes: usize,
@@ -79,7 +79,7 @@ pub struct MemoryOptions {
 impl Default for MemoryOptions {
     fn default() -> Self {
         Self {
-            // With 10,000 rows or half a second a put under load cost a third more CPU, as measured with sled.
+            // With 10,000 rows or half a second a put under load cost a third to a half more CPU, as measured with sled.
             drain_rows: 100_000,
             drain_bytes: 32 << 20,
             drain_interval: Duration::from_secs(3),
