@@ -303,13 +303,12 @@ impl Group {
         let cancelled = CancellationToken::new();
         let tasks = TaskTracker::new();
         // Before openraft starts: it applies what the rows lack as it does so, which may be more than memory takes.
-        tasks.spawn(Arc::clone(&state).drain_loop(cancelled.clone()));
+        tasks.spawn(Arc::clone(&state).drain_loop());
         let store = LogStore::new(log.clone()).guarded_by(Arc::clone(&state));
         let started = Raft::new(replica, config, network, store, StateMachine(Arc::clone(&state)));
         let raft = match started.await {
             Ok(raft) => raft,
             Err(fatal) => {
-                cancelled.cancel();
                 state.close().await;
                 let fault = state.fault().borrow().clone();
                 return Err(match fault {

@@ -7,8 +7,8 @@
 //! as some dozens of commands, so many small ones at once would be slower for everybody.
 //!
 //! Who proposes more than the engine takes would find no memory left in the end, and everybody would have to wait until there
-//! is. So there is a pause after each entry while rows wait to be drained, longer the more there are ([`pause`]), and much longer
-//! before the room is taken, as an engine may have little of the machine while it is flushed and checkpoints are written.
+//! is. So there is a pause after each entry once rows that wait to be drained take much of their room ([`pause`]), and a long
+//! one before it is taken, as an engine may have little of the machine while it is flushed and checkpoints are written.
 //!
 //! How many commands may wait, [`crate::admission`] says. A command whose caller has gone away is still proposed: it may be
 //! one of a batch.
@@ -67,15 +67,9 @@ const TICK_REST_FACTOR: u32 = 8;
 /// The shortest such rest, and the longest.
 pub(crate) const TICK_REST: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_millis(250);
 
-/// Drains' worth of rows that may wait for the engine without a pause after an entry…
-const DRAINS_BEHIND: usize = 2;
-/// …the pause for each that waits beyond them…
-const DRAIN_PAUSE: Duration = Duration::from_millis(10);
-/// …and the longest such pause.
-const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(100);
-/// What is taken of the room for rows in memory, in percent, before it adds to the pause…
+/// What may be taken of the room for rows in memory, in percent, without a pause after an entry…
 const ROOM_FREE_PERCENT: usize = 40;
-/// …and what it adds when nothing is left, growing with the square of what is taken.
+/// …and the pause when nothing is left, growing with the square of what is taken beyond.
 const ROOM_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Where a group's commands wait.
@@ -493,16 +487,14 @@ const fn begins(in_flight: usize, waiting: usize) -> bool {
 
 /// The pause after an entry, as many rows of the replica as there are wait for the engine.
 pub(crate) fn pause_of(state: &ReplicaState) -> Duration {
-    pause(state.drains_behind(), state.room_taken_percent())
+    pause(state.room_taken_percent())
 }
 
-/// The pause after an entry, while so many drains' worth of rows wait for the engine and take so much of their room.
-fn pause(drains_behind: usize, room_taken_percent: usize) -> Duration {
-    let beyond = u32::try_from(drains_behind.saturating_sub(DRAINS_BEHIND)).unwrap_or(u32::MAX);
+/// The pause after an entry, while rows that wait for the engine take so much of their room.
+fn pause(room_taken_percent: usize) -> Duration {
     let taken = u32::try_from(room_taken_percent.saturating_sub(ROOM_FREE_PERCENT)).unwrap_or(u32::MAX);
     let most = u32::try_from(100 - ROOM_FREE_PERCENT).unwrap_or(u32::MAX);
-    let for_room = ROOM_PAUSE_MAX * taken.min(most).pow(2) / most.pow(2);
-    DRAIN_PAUSE.saturating_mul(beyond).min(DRAIN_PAUSE_MAX) + for_room
+    ROOM_PAUSE_MAX * taken.min(most).pow(2) / most.pow(2)
 }
 
 fn monotonic_ms(started: Instant) -> u64 {
@@ -571,21 +563,11 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_grows_with_what_waits_for_the_engine() {
-        for keeps_up in 0..=DRAINS_BEHIND {
-            assert_eq!(pause(keeps_up, ROOM_FREE_PERCENT), Duration::ZERO);
-        }
-        assert_eq!(pause(DRAINS_BEHIND + 1, 0), DRAIN_PAUSE);
-        assert_eq!(pause(DRAINS_BEHIND + 3, 0), 3 * DRAIN_PAUSE);
-        assert_eq!(pause(usize::MAX, 0), DRAIN_PAUSE_MAX);
-    }
-
-    #[test]
     fn the_pause_grows_faster_the_less_room_is_left() {
-        let pauses: Vec<_> = (ROOM_FREE_PERCENT..=100).map(|taken| pause(0, taken)).collect();
+        let pauses: Vec<_> = (ROOM_FREE_PERCENT..=100).map(pause).collect();
         assert_eq!((pauses.first(), pauses.last()), (Some(&Duration::ZERO), Some(&ROOM_PAUSE_MAX)));
         let steps: Vec<_> = pauses.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(steps.is_sorted() && !steps[0].is_zero(), "{steps:?}");
-        assert_eq!(pause(usize::MAX, usize::MAX), DRAIN_PAUSE_MAX + ROOM_PAUSE_MAX);
+        assert_eq!((pause(0), pause(usize::MAX)), (Duration::ZERO, ROOM_PAUSE_MAX));
     }
 }

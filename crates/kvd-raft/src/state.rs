@@ -20,14 +20,7 @@
 //! A fault in the rows (a checksum that fails) is reported once and for good: whoever opened the group stops it and
 //! rebuilds it from checkpoint and log. It is never served.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use kvd_machine::{Machine, Position};
 use kvd_storage::{
@@ -83,7 +76,7 @@ impl Default for MemoryOptions {
             drain_rows: 100_000,
             drain_bytes: 32 << 20,
             drain_interval: Duration::from_secs(3),
-            rows_max: 512 * 1024,
+            rows_max: 512 << 10,
             bytes_max: 128 << 20,
             cut_bytes_max: 64 << 20,
             at_hand_bytes_max: 16 << 20,
@@ -137,8 +130,6 @@ pub(crate) struct ReplicaState {
     rows_waiting: Notify,
     /// So many that they are to be drained at once.
     much_waits: Notify,
-    /// A checkpoint keeps the engine's rows still.
-    holds_drains: AtomicBool,
     /// Counts what may have made room in memory, so that an applier at the bound can wait for it: rows were set apart to be
     /// drained, or a drain has ended.
     made_room: watch::Sender<u64>,
@@ -193,7 +184,6 @@ impl ReplicaState {
             cut: Arc::default(),
             rows_waiting: Notify::new(),
             much_waits: Notify::new(),
-            holds_drains: AtomicBool::new(false),
             made_room: watch::Sender::new(0),
             fault: watch::Sender::new(None),
             prepared: Mutex::default(),
@@ -393,23 +383,13 @@ impl ReplicaState {
         Ok(())
     }
 
-    /// Whether a drain is due at once. So it is where applying waits for one, whatever a drain is set to be due after.
+    /// Whether a drain is due at once. So it is where scans have many deletions in memory to pass over, and where applying
+    /// waits for a drain, whatever it is set to be due after.
     fn has_much(&self) -> bool {
         self.table.active_rows() >= self.memory.drain_rows
             || self.table.active_bytes() >= self.memory.drain_bytes
+            || self.table.wants_drain()
             || !self.has_room()
-    }
-
-    /// How many drains' worth of rows wait in memory. While a checkpoint holds drains only those count that are beyond half of
-    /// the room: a small one is over before.
-    pub(crate) fn drains_behind(&self) -> usize {
-        let are_held = self.holds_drains.load(Ordering::Relaxed);
-        let behind = |waiting: usize, max: usize, drained: usize| {
-            waiting.saturating_sub(if are_held { max / 2 } else { 0 }) / drained.max(1)
-        };
-        let MemoryOptions { drain_rows, drain_bytes, rows_max, bytes_max, .. } = self.memory;
-        let rows = behind(self.table.active_rows(), rows_max, drain_rows);
-        rows.max(behind(self.table.active_bytes(), bytes_max, drain_bytes))
     }
 
     /// How much of the room for rows in memory is taken, in percent; at a hundred applying waits.
@@ -421,6 +401,12 @@ impl ReplicaState {
 
     fn tell_of_room(&self) {
         self.made_room.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    /// Changes whenever rows have been set apart to be drained, and when a drain has ended.
+    #[cfg(test)]
+    pub(crate) fn made_room(&self) -> watch::Receiver<u64> {
+        self.made_room.subscribe()
     }
 
     fn has_room(&self) -> bool {
@@ -439,21 +425,27 @@ impl ReplicaState {
         (froze, SnapshotMeta { last_log_id: applier.last, last_membership: applier.membership.clone() })
     }
 
-    /// Drains rows to the engine as they come, until cancelled.
-    pub(crate) async fn drain_loop(self: Arc<Self>, cancelled: CancellationToken) {
+    /// Drains rows to the engine as they come, until the state is closed: no sooner, as whoever closes it may first have to
+    /// wait for an entry that waits for room. A drain that fails is reported, so that nobody waits for the next.
+    pub(crate) async fn drain_loop(self: Arc<Self>) {
         loop {
             tokio::select! {
-                () = cancelled.cancelled() => return,
+                () = self.closed.cancelled() => return,
                 () = self.rows_waiting.notified() => {}
             }
-            if !self.has_much() {
+            let mut interval = pin!(tokio::time::sleep(self.memory.drain_interval));
+            // What is told here may be of rows that the drain before has taken, too.
+            while !self.has_much() {
                 tokio::select! {
-                    () = cancelled.cancelled() => return,
+                    () = self.closed.cancelled() => return,
                     () = self.much_waits.notified() => {}
-                    () = tokio::time::sleep(self.memory.drain_interval) => {}
+                    () = &mut interval => break,
                 }
             }
-            if self.drain().await.is_err() {
+            if let Err(error) = self.drain().await {
+                if self.is_open() {
+                    self.report(Fault::Core(format!("its rows don't get to the engine: {error}")));
+                }
                 return;
             }
         }
@@ -552,12 +544,10 @@ impl ReplicaState {
             applied_term,
             state_header: codec::encode_header(position.last_log_id.as_ref(), &position.last_membership),
         })?;
-        self.holds_drains.store(cut.is_some(), Ordering::Relaxed);
         let written = loop {
             if cut.is_none() && rows.is_full() {
                 // First, so that a drain which has to wait does so before its turn.
                 cut = Some(Arc::clone(&self.cut).blocking_lock_owned());
-                self.holds_drains.store(true, Ordering::Relaxed);
                 rows.hold();
             }
             let Some(row) = rows.next() else { break Ok(()) };
@@ -566,7 +556,6 @@ impl ReplicaState {
                 break appended;
             }
         };
-        self.holds_drains.store(false, Ordering::Relaxed);
         drop((rows, cut));
         written?;
         writer.finish()

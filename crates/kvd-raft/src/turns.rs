@@ -7,7 +7,8 @@
 //!
 //! # The approach
 //! They take turns: at most half as many are at it as the node has cores, one at least. Each is done soon, and whoever keeps
-//! the cluster together has fewer threads beside it to share a core with.
+//! the cluster together has fewer threads beside it to share a core with. A checkpoint doesn't wait for a turn: it has rows moved
+//! once, and its replica's others wait for it.
 //!
 //! # What is deliberately absent
 //! No order by need: whoever has waited longest is next, however much he has. Who has much makes his own writers pause

@@ -32,7 +32,14 @@
 //! Keys have no meaning here. Durability is not promised: a row is durable with the engine's next flush, and until then
 //! the log has it. No threads: callers drain and flush on their own.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use kvd_types::ReplicaId;
@@ -57,6 +64,8 @@ use self::{cut::CurrentCut, gate::Gate, row::Codec};
 
 /// What a row is believed to cost in memory beyond its key and value, in bytes.
 const ROW_OVERHEAD_BYTES: usize = 96;
+/// Deletions in the active generation that a scan may pass over without asking for a drain.
+const DELETIONS_PASSED_MAX: usize = 2_000;
 /// The tree that says which of its two trees each replica uses.
 const META_TREE: &str = "meta";
 
@@ -68,6 +77,8 @@ pub struct Table {
     meta: Arc<dyn Tree>,
     trees: [Arc<dyn Tree>; 2],
     state: RwLock<State>,
+    /// A scan had many deletions of the active generation to pass over.
+    wants_drain: AtomicBool,
     gate: Gate,
     cut: CurrentCut,
 }
@@ -193,7 +204,8 @@ impl Table {
     fn assemble(engine: Arc<dyn Engine>, codec: Codec, meta: Arc<dyn Tree>, slot: Slot) -> Result<Self> {
         let trees = [engine.tree(&codec.tree_name(Slot::A))?, engine.tree(&codec.tree_name(Slot::B))?];
         let state = RwLock::new(State::new(slot));
-        Ok(Self { engine, codec, meta, trees, state, gate: Gate::default(), cut: CurrentCut::default() })
+        let (wants_drain, gate, cut) = (AtomicBool::new(false), Gate::default(), CurrentCut::default());
+        Ok(Self { engine, codec, meta, trees, state, wants_drain, gate, cut })
     }
 
     fn tree(&self, slot: Slot) -> &Arc<dyn Tree> {
@@ -255,6 +267,11 @@ impl Table {
         self.state.read().active.bytes
     }
 
+    /// Whether a drain would make scans faster: an engine forgets what is deleted, memory has to remember it.
+    pub fn wants_drain(&self) -> bool {
+        self.wants_drain.load(Ordering::Relaxed)
+    }
+
     /// Whether a frozen generation waits for its drain, or is being drained.
     pub fn is_frozen(&self) -> bool {
         self.state.read().frozen.is_some()
@@ -269,6 +286,7 @@ impl Table {
         }
         let next = Generation::numbered(state.active.number + 1);
         let frozen = std::mem::replace(&mut state.active, next);
+        self.wants_drain.store(false, Ordering::Relaxed);
         state.frozen = Some(Arc::new(frozen));
         true
     }

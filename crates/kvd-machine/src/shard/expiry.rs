@@ -35,7 +35,7 @@ impl ShardMachine {
             0 => EXPIRED_PER_ENTRY_MAX,
             _ => commands.clamp(EXPIRED_PER_ENTRY_MIN, EXPIRED_PER_ENTRY_MAX),
         };
-        let (found, _) = pending.first(&rows::due_start(0), &end, share)?;
+        let (found, _) = pending.first(&self.due_from(), &end, share)?;
         let revision = self.next_revision(clock);
         let mut bytes = 0_u64;
         for (row, _) in found {
@@ -64,10 +64,15 @@ impl ShardMachine {
 
     /// Finds out when the next thing is due.
     pub(super) fn look_for_due(&mut self, pending: &Pending) -> Result<(), Error> {
-        let (found, _) = pending.first(&rows::due_start(0), &rows::due_end(), 1)?;
+        let (found, _) = pending.first(&self.due_from(), &rows::due_end(), 1)?;
         let at = |(row, _): &(Bytes, Bytes)| rows::parse_due(row).map(|(at_age_ms, _)| at_age_ms);
         self.next_due_ms = found.first().map(at).transpose()?;
         Ok(())
+    }
+
+    /// Where to look for what is due. Nothing is before what was due next, but in memory it may be full of what has happened.
+    fn due_from(&self) -> Bytes {
+        rows::due_start(self.next_due_ms.unwrap_or(0))
     }
 
     /// Notes that something will be due at an age.

@@ -67,6 +67,8 @@ macro_rules! setting {
     };
 }
 
+/// A quarter of the room for rows at most: a drain has to begin long before that is full, as rows keep coming.
+const DRAIN_ROWS_RANGE: RangeInclusive<u64> = 1..=128 << 10;
 const MILLISECONDS: RangeInclusive<u64> = 1..=600_000;
 const DISK_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
 /// A log entry takes at most half a segment, and the longest holds a batch of the usual size and one largest command more.
@@ -206,7 +208,7 @@ pub static SETTINGS: &[Setting] = &[
     setting!(
         "storage.drain_rows",
         Some("storage-drain-rows"),
-        Kind::Integer(1..=1_000_000),
+        Kind::Integer(DRAIN_ROWS_RANGE),
         "Applied rows of a shard that go to the engine at once"
     ),
     setting!(

@@ -50,8 +50,9 @@ struct Open {
     lost: BTreeMap<ReplicaId, (GroupId, String)>,
 }
 
-/// How many rows may wait in memory, of all replicas together. With an engine for a state larger than memory no more than its
-/// cache has room for, so that the one setting bounds both.
+/// How much may wait in memory before it is set apart to be drained: rows of each replica, bytes of all together, but for the
+/// least that each has. With an engine for a state larger than memory no more bytes than its cache has, so that the one setting
+/// bounds both.
 fn memory_of(config: &Config) -> MemoryOptions {
     let usual = MemoryOptions::default();
     match config.storage.engine {

@@ -1,10 +1,10 @@
 //! Ordered reads over memory and engine: see "A scan shows one moment" in [`super`].
 
-use std::{cmp::Ordering, iter::Peekable, ops::Bound, vec};
+use std::{cmp::Ordering, iter::Peekable, ops::Bound, sync::atomic, vec};
 
 use bytes::Bytes;
 
-use super::{Generation, Slot, State, Table};
+use super::{DELETIONS_PASSED_MAX, Generation, Slot, State, Table};
 use crate::{
     engine::{Direction, Row, Rows, is_empty_range},
     error::Result,
@@ -37,6 +37,8 @@ struct Snapshot {
     slot: Slot,
     installs: u64,
     active_number: u64,
+    /// Deletions of the active generation in it.
+    deletions_passed: usize,
 }
 
 impl Table {
@@ -76,6 +78,9 @@ impl Table {
             Request { start, end, direction, limit: Limit { rows: limit_rows, bytes: limit_bytes } };
         for _ in 0..ATTEMPTS_MAX {
             let snapshot = self.state.read().snapshot(request);
+            if snapshot.deletions_passed > DELETIONS_PASSED_MAX {
+                self.wants_drain.store(true, atomic::Ordering::Relaxed);
+            }
             let (slot, installs, active_number) = (snapshot.slot, snapshot.installs, snapshot.active_number);
             let rows = self.merge(snapshot.overlay, slot, request);
             let state = self.state.read();
@@ -117,28 +122,27 @@ impl State {
         let mut frozen = self.frozen.iter().flat_map(|frozen| within(frozen)).peekable();
         let mut budget = Budget::of(limit);
         let mut overlay = Overlay::new();
+        let mut deletions_passed = 0;
         while !budget.is_spent() {
-            let next = match (active.peek(), frozen.peek()) {
-                (Some((newer, _)), Some((older, _))) => match direction.order(newer, older) {
-                    Ordering::Less => active.next(),
-                    Ordering::Greater => frozen.next(),
-                    Ordering::Equal => {
-                        frozen.next();
-                        active.next()
-                    }
-                },
-                (Some(_), None) => active.next(),
-                (None, _) => frozen.next(),
+            let order = match (active.peek(), frozen.peek()) {
+                (Some((newer, _)), Some((older, _))) => direction.order(newer, older),
+                (Some(_), None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
             };
+            if order == Ordering::Equal {
+                frozen.next();
+            }
+            let next = if order == Ordering::Greater { frozen.next() } else { active.next() };
             let Some((key, value)) = next else { break };
             overlay.push((key.clone(), value.clone()));
-            if let Some(value) = value
-                && !budget.take(key, value)
-            {
-                break;
+            match value {
+                Some(value) if !budget.take(key, value) => break,
+                None if order != Ordering::Greater => deletions_passed += 1,
+                _ => {}
             }
         }
-        Snapshot { overlay, slot: self.slot, installs: self.installs, active_number: self.active.number }
+        let (slot, installs, active_number) = (self.slot, self.installs, self.active.number);
+        Snapshot { overlay, slot, installs, active_number, deletions_passed }
     }
 }
 

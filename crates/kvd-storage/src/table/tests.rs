@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound, path::Path, sync::Arc};
 use bytes::Bytes;
 use kvd_types::ReplicaId;
 
-use super::Table;
+use super::{DELETIONS_PASSED_MAX, Table};
 use crate::{
     Error,
     engine::{
@@ -128,6 +128,28 @@ fn drain_all(table: &Table) {
     table.drain().unwrap();
     table.freeze();
     table.drain().unwrap();
+}
+
+#[test]
+fn a_scan_with_many_deletions_in_memory_to_pass_over_asks_for_a_drain() {
+    let (_, table) = in_memory();
+    let rows = |value: Option<&'static str>| {
+        (0..=DELETIONS_PASSED_MAX).map(move |key| (bytes(&format!("{key:06}")), value.map(bytes)))
+    };
+    table.write(rows(Some("value")));
+    drain_all(&table);
+    table.write(rows(None).skip(1));
+    assert_eq!(scan_all(&table).len(), 1);
+    assert!(!table.wants_drain(), "these are not many");
+    table.write(rows(None).take(1));
+    assert_eq!(scan_all(&table), []);
+    assert!(table.wants_drain());
+    table.freeze();
+    assert_eq!(scan_all(&table), []);
+    assert!(!table.wants_drain(), "they are on their way");
+    table.drain().unwrap();
+    assert_eq!(scan_all(&table), []);
+    assert!(!table.wants_drain());
 }
 
 #[test]
