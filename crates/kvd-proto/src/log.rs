@@ -47,7 +47,8 @@ pub fn encode_proposal(proposal: Proposal) -> Bytes {
     };
     let mut payload = BytesMut::with_capacity(1 + wire.encoded_len());
     payload.put_u8(TAG_PROPOSAL);
-    payload.put(wire.encode_to_vec().as_slice());
+    // What `encode` does but for its look at the room, which a buffer that grows has.
+    wire.encode_raw(&mut payload);
     payload.freeze()
 }
 
