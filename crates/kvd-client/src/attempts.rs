@@ -35,7 +35,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     backoff::Backoff,
     core::{Core, try_until},
-    pipeline::Failure,
+    pipeline::{CROWDED_RETRY_AFTER, Failure},
     session::{OpenSequence, Session},
     throttle::Turn,
 };
@@ -194,7 +194,9 @@ impl<'a> Attempts<'a> {
                     Failure::Refused(Error { kind: ErrorKind::Overloaded { retry_after }, .. }) => {
                         turn.refused(*retry_after);
                     }
-                    Failure::Refused(_) | Failure::NotSent(_) | Failure::Lost(_) => drop(turn),
+                    Failure::Refused(_) | Failure::Crowded(_) | Failure::NotSent(_) | Failure::Lost(_) => {
+                        drop(turn);
+                    }
                 }
                 self.recover(shard, address, failure, sequence.is_some()).await?;
                 Ok(None)
@@ -246,12 +248,20 @@ impl<'a> Attempts<'a> {
     ) -> Result<()> {
         let router = &self.core.router;
         let error = match failure {
-            Failure::NotSent(error) | Failure::Lost(error) if self.core.check_open().is_err() => {
+            Failure::NotSent(error) | Failure::Crowded(error) | Failure::Lost(error)
+                if self.core.check_open().is_err() =>
+            {
                 return Err(self.give_up(error));
             }
             // Nothing is wrong with the node: there are more callers than the window has room for.
             Failure::NotSent(error) if matches!(error.kind, ErrorKind::Overloaded { .. }) => {
                 return self.pause(error, Pause::AtLeast(Duration::ZERO)).await;
+            }
+            Failure::Crowded(error) if !self.undecided && !self.is_vital => {
+                return Err(self.give_up(error));
+            }
+            Failure::Crowded(error) => {
+                return self.pause(error, Pause::AtLeast(CROWDED_RETRY_AFTER)).await;
             }
             Failure::NotSent(error) => {
                 router.forget_leader(shard, &address);

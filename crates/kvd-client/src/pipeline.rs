@@ -7,7 +7,8 @@
 //! themselves while the connection is busy. A task reads the answers, which come in any order, and wakes the callers.
 //!
 //! # Invariants
-//! - At most [`PIPELINE_WINDOW_MAX`] operations are in flight; further callers wait their turn, up to their deadline.
+//! - At most [`PIPELINE_WINDOW_MAX`] operations are in flight; up to [`WAITING_MAX`] further callers wait their turn, up to their
+//!   deadline. Who comes beyond those is refused at once: his turn would take long to come, and that of all after him longer.
 //! - Each operation ends once: by its answer, by the end of the stream, or by its caller's leaving. A write whose caller
 //!   was dropped stays in the table, and keeps its sequence number open, until it is answered or its deadline passes.
 //! - A try is given up only when the node has sent nothing at all for as long as a try may take: one that is busy, but
@@ -45,6 +46,10 @@ use crate::session::OpenSequence;
 
 /// Target size of one frame; a single larger operation still makes a frame.
 const FRAME_BYTES_TARGET: usize = 1 << 20;
+/// Callers that may wait until fewer operations are in flight: at a node that is busy their turn comes within a second or so.
+const WAITING_MAX: usize = 16 * PIPELINE_WINDOW_MAX;
+/// The pause that is asked of those for whom there is no room.
+pub(crate) const CROWDED_RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How often writes whose callers have left are looked through for those past their deadline.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -53,6 +58,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) enum Failure {
     /// The operation did not leave this process.
     NotSent(Error),
+    /// The same, because so many wait that it should not.
+    Crowded(Error),
     /// It may have been sent, and there is no answer.
     Lost(Error),
     /// The server answered with an error.
@@ -89,7 +96,7 @@ impl Pipeline {
 
     /// Whether operations may still be sent.
     pub(crate) fn is_open(&self) -> bool {
-        !self.table.window.is_closed()
+        self.table.is_open()
     }
 
     /// Sends an operation and waits for its answer until the end of the try, longer while others are answered. `sequence`
@@ -101,10 +108,7 @@ impl Pipeline {
         try_until: Instant,
         deadline: Instant,
     ) -> Result<WireResponse, Failure> {
-        let permit = timeout_at(try_until, Arc::clone(&self.table.window).acquire_owned())
-            .await
-            .map_err(|_elapsed| Failure::NotSent(self.window_full()))?
-            .map_err(|_closed| Failure::NotSent(Error::unavailable("the stream to the node has broken")))?;
+        let permit = self.table.enter(try_until).await?;
         let (answer, mut answered) = oneshot::channel();
         let entry = Entry { answer, _sequence: sequence.map(Arc::clone), deadline, _permit: permit };
         let id = self.table.insert(entry)?;
@@ -115,7 +119,7 @@ impl Pipeline {
         let operation = v1::Operation { id, deadline_ms, request: Some(request) };
         if self.operations.try_send(operation).is_err() {
             self.table.remove(id);
-            return Err(Failure::NotSent(self.window_full()));
+            return Err(Failure::NotSent(self.table.window_full()));
         }
         let mut until = try_until;
         let answer = loop {
@@ -135,16 +139,6 @@ impl Pipeline {
         answer.map_err(|_broken| {
             Failure::Lost(Error::unknown("the stream to the node broke before the answer"))
         })
-    }
-
-    fn window_full(&self) -> Error {
-        if self.is_open() {
-            let message =
-                format!("{PIPELINE_WINDOW_MAX} operations are in flight to the node, the most that may be");
-            Error::overloaded(Duration::ZERO, message)
-        } else {
-            Error::unavailable("the stream to the node has broken")
-        }
     }
 }
 
@@ -169,6 +163,8 @@ struct Table {
     entries: Mutex<Entries>,
     /// A permit for each operation in flight; closed when the stream has ended.
     window: Arc<Semaphore>,
+    /// A permit for each caller that waits for one of those.
+    waiting: Semaphore,
 }
 
 #[derive(Debug)]
@@ -192,11 +188,41 @@ struct Entry {
 impl Default for Table {
     fn default() -> Self {
         let entries = Entries { ended: false, heard: Instant::now(), last_id: 0, by_id: HashMap::new() };
-        Self { entries: Mutex::new(entries), window: Arc::new(Semaphore::new(PIPELINE_WINDOW_MAX)) }
+        let window = Arc::new(Semaphore::new(PIPELINE_WINDOW_MAX));
+        Self { entries: Mutex::new(entries), window, waiting: Semaphore::new(WAITING_MAX) }
     }
 }
 
 impl Table {
+    fn is_open(&self) -> bool {
+        !self.window.is_closed()
+    }
+
+    /// Waits until one more may be in flight.
+    async fn enter(&self, until: Instant) -> Result<OwnedSemaphorePermit, Failure> {
+        if let Ok(permit) = Arc::clone(&self.window).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            let message = format!("{WAITING_MAX} callers wait already to ask the node, the most that may");
+            return Err(Failure::Crowded(Error::overloaded(CROWDED_RETRY_AFTER, message)));
+        };
+        timeout_at(until, Arc::clone(&self.window).acquire_owned())
+            .await
+            .map_err(|_elapsed| Failure::NotSent(self.window_full()))?
+            .map_err(|_closed| Failure::NotSent(Error::unavailable("the stream to the node has broken")))
+    }
+
+    fn window_full(&self) -> Error {
+        if self.is_open() {
+            let message =
+                format!("{PIPELINE_WINDOW_MAX} operations are in flight to the node, the most that may be");
+            Error::overloaded(Duration::ZERO, message)
+        } else {
+            Error::unavailable("the stream to the node has broken")
+        }
+    }
+
     fn insert(&self, entry: Entry) -> Result<u64, Failure> {
         let mut entries = self.entries.lock();
         if entries.ended {
@@ -362,6 +388,25 @@ mod tests {
             sent.push(frame.operations.iter().map(|operation| operation.id).collect::<Vec<_>>());
         }
         assert_eq!(sent, [vec![1, 2], vec![3], vec![4], vec![5]]);
+    }
+
+    #[tokio::test]
+    async fn who_would_wait_behind_too_many_is_refused_at_once() {
+        let (table, many) = (Table::default(), |count: usize| u32::try_from(count).unwrap());
+        let soon = Instant::now() + Duration::from_secs(10);
+        let in_flight = Arc::clone(&table.window).try_acquire_many_owned(many(PIPELINE_WINDOW_MAX)).unwrap();
+        let others = table.waiting.try_acquire_many(many(WAITING_MAX - 1)).unwrap();
+        let mut last = Box::pin(table.enter(soon));
+        assert!((&mut last).now_or_never().is_none(), "one more may wait");
+        let refused = table.enter(soon).now_or_never().expect("at once").unwrap_err();
+        let Failure::Crowded(error) = refused else { panic!("{refused:?}") };
+        assert_eq!(error.kind, ErrorKind::Overloaded { retry_after: CROWDED_RETRY_AFTER });
+        drop(others);
+        drop(in_flight);
+        let permit = last.await.unwrap();
+        drop(permit);
+        assert_eq!(table.waiting.available_permits(), WAITING_MAX);
+        assert_eq!(table.window.available_permits(), PIPELINE_WINDOW_MAX);
     }
 
     #[tokio::test]

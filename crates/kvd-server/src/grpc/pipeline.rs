@@ -53,7 +53,7 @@ pub(super) fn serve(
     frames: Streaming<PipelineRequest>,
     shutdown: CancellationToken,
 ) -> BoxStream<'static, Result<PipelineResponse, Status>> {
-    // Boxed once per stream, so that the type of an operation's future needs no name.
+    // Boxed, so that the type of an operation's future needs no name.
     let start = move |operation: Operation, bytes: usize| {
         let front = front.clone();
         async move { Done { result: execute(&front, operation).await, request_bytes: bytes } }.boxed()
