@@ -190,8 +190,8 @@ pub(crate) struct Compare {
     /// The short form, to see that it works: less of everything, so its figures say little
     #[arg(long, conflicts_with_all = ["keys", "rounds", "duration"])]
     pub(crate) short: bool,
-    /// Then also what kvd alone is tried with: leaders killed and moved, idle nodes, a hundred times as many keys, and values of
-    /// five times the memory. It takes half an hour, and 20 GB of disk
+    /// Then also what kvd alone is tried with: leaders killed and moved, idle nodes, twice the load that it serves, a hundred times
+    /// as many keys, and values of five times the memory. It takes half an hour, and 20 GB of disk
     #[arg(long, conflicts_with = "sweep")]
     pub(crate) all: bool,
     /// With --all: at last so many minutes of 1,000 requests/s on a cluster of its own, and what its nodes hold of memory and disk

@@ -40,7 +40,7 @@ pub(crate) struct Size {
 
 impl Size {
     /// The shards to tell kvd; none, if it is to make as many as it does by itself.
-    fn shards_on(self, cores: usize) -> Option<u32> {
+    pub(crate) fn shards_on(self, cores: usize) -> Option<u32> {
         self.shards.or_else(|| (cores < usize::from(self.nodes)).then_some(1))
     }
 }
@@ -68,6 +68,8 @@ const SHOWN_CHARS: usize = 2000;
 /// How long a cluster may take until it serves, and until it has stopped.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
+/// How large etcd's data may get, in bytes.
+const ETCD_BYTES_MAX: &str = "34359738368";
 
 /// A cluster that serves. Whoever has it stops it: killing `kvd local` would leave its nodes.
 pub(crate) struct Cluster {
@@ -129,6 +131,8 @@ impl Cluster {
             command.args(["--listen-client-urls", &client(node), "--advertise-client-urls", &client(node)]);
             command.args(["--listen-peer-urls", &peer(node), "--initial-advertise-peer-urls", &peer(node)]);
             command.args(["--initial-cluster", &members.join(","), "--initial-cluster-state", "new"]);
+            // Its usual 2 GiB are less than many keys, or long values, take together with their history.
+            command.args(["--quota-backend-bytes", ETCD_BYTES_MAX]);
             match Process::start(command, dir.join(format!("etcd-{node}.log"))) {
                 Ok(started) => {
                     cluster.nodes.extend(started.child.id());

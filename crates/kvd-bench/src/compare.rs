@@ -1,9 +1,10 @@
 //! `compare`: kvd beside its peers and the limits of disk and RPC layer, on this machine, in one run.
 //!
 //! All are up at the same time and are measured in turn, in another order each round, so that what the machine does beside
-//! falls on all of them. The figures are medians of the rounds, each by itself; what counts are the ratios. CPU and memory are
-//! those of the processes that serve, the writes those of the disk; what the generator takes is told apart, because it works on
-//! the same cores.
+//! falls on all of them. Each has the same load for some seconds before ([`WARM_UP`]): so what another has put off falls into
+//! those, and nobody gains by putting off. The figures are medians of the rounds, each by itself; what counts are the ratios. CPU
+//! and memory are those of the processes that serve, the writes those of the disk; what the generator takes is told apart, because
+//! it works on the same cores.
 //!
 //! With `--all` kvd goes on alone with what takes longer ([`trials`]).
 //!
@@ -14,6 +15,8 @@ use std::{
     io::{self, Write},
     num::TryFromIntError,
     path::Path,
+    process::Command,
+    thread,
     time::Duration,
 };
 
@@ -40,6 +43,9 @@ use trials::Trial;
 /// How long each request is tried.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a target has a load before it is measured, if it is measured for so long.
+const WARM_UP: Duration = Duration::from_secs(3);
+
 /// Clients, where something else is varied.
 const CLIENTS_OF_SWEEPS: u32 = 256;
 
@@ -47,6 +53,8 @@ const CLIENTS_OF_SWEEPS: u32 = 256;
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     machine: Machine,
+    /// What each program that is no part of this one says of its version.
+    versions: BTreeMap<&'static str, String>,
     value_bytes: usize,
     rounds: u32,
     seconds: u64,
@@ -69,7 +77,8 @@ type Errors = BTreeMap<String, u64>;
 pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> {
     let arguments = &arguments.effective();
     let (mut cases, mut errors) = (Vec::new(), Errors::new());
-    for point in arguments.points()? {
+    let points = arguments.points(thread::available_parallelism()?.get())?;
+    for point in points {
         cases.extend(start_and_compare(arguments, &point, &mut errors).await?);
     }
     let mut trials = Vec::new();
@@ -79,6 +88,7 @@ pub(crate) async fn run(arguments: &cli::Compare) -> anyhow::Result<Comparison> 
     }
     Ok(Comparison {
         machine: Machine::here()?,
+        versions: versions(arguments),
         value_bytes: arguments.value_bytes,
         rounds: arguments.rounds,
         seconds: arguments.duration,
@@ -133,9 +143,20 @@ async fn start(
 
 fn say_missing(binary: &Path, package: &str, flag: &str) {
     say(format_args!(
-        "there is no {}: install it (Debian's package is {package}) or name it with {flag}; without it",
+        "there is no {}: install it (Debian's package is {package}) or name it with {flag}; this goes on without it",
         binary.display()
     ));
+}
+
+/// What etcd and Redis say of their versions, where they are installed.
+fn versions(arguments: &cli::Compare) -> BTreeMap<&'static str, String> {
+    let version = |binary: &Path| {
+        let output = Command::new(binary).arg("--version").output().ok()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        said.lines().next().map(|line| line.trim().to_owned())
+    };
+    let peers = [(Target::Etcd, &arguments.etcd), (Target::Redis, &arguments.redis)];
+    peers.into_iter().filter_map(|(peer, binary)| Some((peer.name(), version(binary)?))).collect()
 }
 
 async fn compare(
@@ -154,10 +175,14 @@ async fn compare(
     let mut samples: BTreeMap<(usize, Target), Vec<Figures>> = BTreeMap::new();
     for round in 0..arguments.rounds {
         say(format_args!("round {} of {}", round + 1, arguments.rounds));
+        contenders.reverse();
         for (place, &plan) in point.plans.iter().enumerate() {
             contenders.rotate_left(1);
             for contender in contenders.iter().filter(|contender| plan.has(contender.target)) {
-                let (figures, failed) = contender.measure(&arguments.load(plan, point)).await?;
+                let load = arguments.load(plan, point);
+                let (_, failed) = contender.measure(&arguments.warm_up(&load)).await?;
+                add_failed(errors, contender.target, failed);
+                let (figures, failed) = contender.measure(&load).await?;
                 samples.entry((place, contender.target)).or_default().push(figures);
                 add_failed(errors, contender.target, failed);
             }
@@ -183,7 +208,7 @@ impl cli::Compare {
     }
 
     /// What is measured, on clusters of its own each.
-    fn points(&self) -> anyhow::Result<Vec<Point>> {
+    fn points(&self, cores: usize) -> anyhow::Result<Vec<Point>> {
         let point = Point {
             size: Size { nodes: self.nodes, shards: self.shards },
             keys: self.keys,
@@ -204,7 +229,11 @@ impl cli::Compare {
             match sweep {
                 Sweep::Clients | Sweep::Keys => keys = value,
                 Sweep::Shards => size.shards = Some(u32::try_from(value)?),
-                Sweep::Nodes => size.nodes = u16::try_from(value)?,
+                // On as many shards each, or the nodes would not be what differs.
+                Sweep::Nodes => {
+                    size.shards = size.shards_on(cores).or(Some(SHARDS_OF_NODES));
+                    size.nodes = u16::try_from(value)?;
+                }
             }
             Ok(Point { size, keys, ..point.clone() })
         };
@@ -225,6 +254,11 @@ impl cli::Compare {
         usual.iter().copied().take(taken).collect()
     }
 
+    fn warm_up(&self, load: &Load) -> Load {
+        let time = WARM_UP.min(Duration::from_secs(self.duration));
+        Load { stop: Stop::After(time), ..load.clone() }
+    }
+
     fn load(&self, plan: Plan, point: &Point) -> Load {
         Load {
             reads_percent: plan.reads_percent,
@@ -237,6 +271,8 @@ impl cli::Compare {
     }
 }
 
+/// Shards of each of the clusters of a sweep of nodes, on a machine with cores for them.
+const SHARDS_OF_NODES: u32 = 12;
 /// Of a short sweep's values so many are left.
 const SHORT_SWEEP: usize = 2;
 
@@ -311,11 +347,14 @@ impl<'a> Contender<'a> {
             failed.insert(OVERLOADED.to_owned(), report.overloaded);
         }
         if report.refused > 0 {
-            failed.insert("not made, as too many were under way".to_owned(), report.refused);
+            failed.insert(NOT_MADE.to_owned(), report.refused);
         }
         Ok((figures, failed))
     }
 }
+
+/// What is told of requests of an open loop that were due and not made.
+const NOT_MADE: &str = "not made, as too many were under way";
 
 /// Adds requests of a target that have failed.
 fn add_failed(errors: &mut Errors, target: Target, failed: BTreeMap<String, u64>) {

@@ -216,6 +216,11 @@ impl Run {
         if self.ttl_ms.is_some() && !matches!(target, Target::Kvd | Target::KvdUnary) {
             return Err(Misuse("--ttl-ms: only kvd's puts have a time to live here".to_owned()));
         }
+        let batch_bytes = usize::from(self.batch) * self.common.value_bytes;
+        if workload == Workload::Batch && self.reads < 100 && batch_bytes >= BATCH_BYTES_MAX {
+            let why = "so many values of --value-bytes are more than the 4 MiB of a request";
+            return Err(Misuse(format!("--batch: {why}")));
+        }
         Ok(())
     }
 
@@ -303,6 +308,9 @@ pub(crate) async fn measure(connections: &[Connection], load: &Load) -> anyhow::
     let Counts { times, rows, errors, overloaded } = work.book.sum()?;
     Ok(Report { load: load.clone(), elapsed, times, rows, errors, overloaded, refused })
 }
+
+/// The values of a batch that is put take less: a request has at most so many bytes.
+const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// How often a key is tried that a target refuses because it has too much to do, and the pause between.
 const FILL_TRIES: u32 = 600;

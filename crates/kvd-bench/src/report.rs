@@ -234,7 +234,7 @@ pub(crate) fn watches(out: &mut impl Write, format: Format, report: &watch::Repo
         clients: report.clients,
         value_bytes: report.value_bytes,
         seconds: report.elapsed.as_secs_f64(),
-        put: Figures::new(&report.puts, report.elapsed),
+        put: Figures::new(&report.puts, report.written),
         told: Figures::new(&report.told, report.elapsed),
         missing: report.missing,
         errors: &report.errors,

@@ -27,7 +27,7 @@ mod unary;
 pub(crate) enum Target {
     /// kvd, through its client library
     Kvd,
-    /// kvd, over gRPC: one call for each request, to the nodes in turn, as any language can do it
+    /// kvd, over gRPC: one call for each request, each connection to another node, as any language can do it
     KvdUnary,
     /// etcd, over gRPC: one call for each request, to the leader
     Etcd,

@@ -32,6 +32,9 @@ pub(crate) struct Report {
     pub(crate) watchers: u32,
     pub(crate) clients: u32,
     pub(crate) value_bytes: usize,
+    /// Until the writers had ended.
+    pub(crate) written: Duration,
+    /// Until the watchers had been told as well.
     pub(crate) elapsed: Duration,
     pub(crate) puts: Times,
     pub(crate) told: Times,
@@ -75,6 +78,7 @@ pub(crate) async fn run(arguments: &Watch) -> anyhow::Result<Report> {
             *errors.entry(error).or_default() += count;
         }
     }
+    let written = started.elapsed();
     let expected = puts.0.len() * watchers_of_each;
     let drained = Instant::now() + DRAIN_MAX;
     while told.lock().0.len() < expected && Instant::now() < drained {
@@ -94,6 +98,7 @@ pub(crate) async fn run(arguments: &Watch) -> anyhow::Result<Report> {
         watchers: arguments.watchers,
         clients: arguments.common.clients,
         value_bytes: arguments.common.value_bytes,
+        written,
         elapsed,
         puts,
         told,

@@ -144,11 +144,12 @@ async fn the_short_comparison_measures_kvd_and_the_limits_and_leaves_nothing() {
             "leaders moved" | "a leader killed" => found("longest_gap_ms"),
             idle if idle.starts_with("idle") => found("resident_mib_per_node"),
             "more than memory" if trial["skipped"].is_string() => figures.is_empty(),
+            overload if overload.starts_with("twice") => found("goodput_of_the_peak"),
             soak if soak.contains("requests/s") => found("disk_mib_per_node_at_the_end"),
             _ => found("puts_per_second") && found("get_p99_ms"),
         };
         assert!(tried, "{trial}");
     }
-    assert_eq!(comparison["trials"].as_array().unwrap().len(), 7);
+    assert_eq!(comparison["trials"].as_array().unwrap().len(), 8);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "what it made is gone");
 }

@@ -13,9 +13,10 @@ use crate::{
 };
 
 /// The columns of the table: how they are called, the figures, and how many decimals they have.
-const COLUMNS: [(&str, &str, usize); 9] = [
+const COLUMNS: [(&str, &str, usize); 10] = [
     ("ops/s", "operations_per_second", 0),
     ("p50 ms", "p50_ms", 2),
+    ("p90 ms", "p90_ms", 2),
     ("p99 ms", "p99_ms", 2),
     ("p99.9 ms", "p999_ms", 2),
     ("max ms", "max_ms", 1),
@@ -37,12 +38,14 @@ pub(crate) fn show(out: &mut impl Write, format: Format, comparison: &Comparison
     if format == Format::Json {
         return write_json(out, comparison);
     }
-    let Comparison { machine, value_bytes, rounds, seconds, cases, trials, errors, .. } = comparison;
+    let Comparison { machine, versions, value_bytes, rounds, seconds, cases, trials, errors, .. } =
+        comparison;
     writeln!(
         out,
         "{} cores of {}, Linux {}; values of {value_bytes} bytes; medians of {rounds} rounds of {seconds} s",
         machine.cores, machine.processor, machine.kernel
     )?;
+    versions.iter().try_for_each(|(peer, version)| writeln!(out, "{peer}: {version}"))?;
     writeln!(out, "{LEGEND}")?;
     cases.iter().try_for_each(|case| show_case(out, case))?;
     trials.iter().try_for_each(|trial| show_trial(out, trial))?;

@@ -1,5 +1,5 @@
-//! What kvd alone is tried with, on clusters of its own: a leader that moves, one that is killed, idle nodes, many keys, more
-//! data than memory, and, if it is asked for, a load that lasts ([`soak`]).
+//! What kvd alone is tried with, on clusters of its own: a leader that moves, one that is killed, idle nodes, twice the load that
+//! it serves ([`overload`]), many keys, more data than memory, and, if it is asked for, a load that lasts ([`soak`]).
 //!
 //! Many keys and more data than memory are of one node and of the engine for states larger than memory: as many copies as usual
 //! would only share the same disk.
@@ -24,8 +24,10 @@ use crate::{
     usage::Usage,
 };
 
+mod overload;
 mod soak;
 
+use overload::Overload;
 use soak::Soak;
 
 /// What a trial came to.
@@ -44,6 +46,7 @@ struct Scale {
     idle_shards: [u32; 2],
     /// How long a cluster is left alone before it is looked at, and then looked at.
     idle: Duration,
+    overload: Overload,
     many_keys: u64,
     /// Keys of what is more than memory.
     large_keys: u64,
@@ -73,6 +76,7 @@ impl Scale {
                 gap: 4 * second,
                 idle_shards: [2, 4],
                 idle: second,
+                overload: Overload { peak: second, lasts: 2 * second },
                 many_keys: 10 * arguments.keys,
                 large_keys: 10 * arguments.keys,
                 large: second,
@@ -84,6 +88,7 @@ impl Scale {
             gap: Duration::from_secs(8),
             idle_shards: [12, 256],
             idle: Duration::from_secs(20),
+            overload: Overload { peak: Duration::from_secs(30), lasts: Duration::from_secs(120) },
             many_keys: 100 * arguments.keys,
             large_keys: 5 * LIMIT_BYTES / LARGE_VALUE_BYTES as u64,
             large: Duration::from_secs(4 * arguments.duration),
@@ -103,6 +108,7 @@ pub(super) async fn run(
     for shards in scale.idle_shards {
         trials.push(idle(arguments, &scale, shards).await?);
     }
+    trials.push(scale.overload.run(arguments, errors).await?);
     let many = Large {
         name: "many keys",
         keys: scale.many_keys,

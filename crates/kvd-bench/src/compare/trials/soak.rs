@@ -25,8 +25,8 @@ use crate::{
 
 /// Requests under way, at most.
 const OUTSTANDING_MAX: u32 = 10_000;
-/// How often is looked.
-const LOOKS: u32 = 60;
+/// How often is looked, in all.
+pub(super) const LOOKS: u32 = 60;
 /// After so many looks the first figures are taken: by then an hour's history is as long as it gets, ten minutes.
 const SETTLED_LOOKS: usize = 10;
 
@@ -40,7 +40,7 @@ pub(super) struct Soak {
 
 /// What the nodes hold, together.
 #[derive(Clone, Copy, Debug, Default)]
-struct Held {
+pub(super) struct Held {
     resident_bytes: u64,
     disk_bytes: u64,
 }
@@ -84,7 +84,7 @@ impl Soak {
 }
 
 /// Looks at what the nodes hold, now and then, until it is stopped.
-async fn look(
+pub(super) async fn look(
     cluster: &Cluster,
     dir: &Path,
     every: Duration,
@@ -98,19 +98,24 @@ async fn look(
     }
 }
 
+/// What they held, of a node.
 #[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
-fn told(measured: &Figures, held: &[Held], nodes: u16) -> anyhow::Result<Figures> {
+pub(super) fn held(held: &[Held], nodes: u16) -> anyhow::Result<Figures> {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20) / f64::from(nodes);
     let settled = held.get(SETTLED_LOOKS).or(held.last()).context("nobody looked")?;
     let last = held.last().context("nobody looked")?;
     let most = held.iter().map(|held| held.resident_bytes).max().unwrap_or_default();
-    let mut figures = Figures::from([
+    Ok(Figures::from([
         ("resident_mib_per_node_after_a_sixth", mib(settled.resident_bytes)),
         ("resident_mib_per_node_at_the_end", mib(last.resident_bytes)),
         ("resident_mib_per_node_at_most", mib(most)),
         ("disk_mib_per_node_after_a_sixth", mib(settled.disk_bytes)),
         ("disk_mib_per_node_at_the_end", mib(last.disk_bytes)),
-    ]);
+    ]))
+}
+
+fn told(measured: &Figures, looks: &[Held], nodes: u16) -> anyhow::Result<Figures> {
+    let mut figures = held(looks, nodes)?;
     for name in ["operations_per_second", "p99_ms", "max_ms"] {
         figures.insert(name, *measured.get(name).context("a figure is missing")?);
     }
