@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod case;
+mod cores;
 mod show;
 mod trials;
 

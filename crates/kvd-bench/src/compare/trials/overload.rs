@@ -5,7 +5,8 @@
 //! nodes or by the client library, which holds back what nodes would refuse. What isn't even made, because too many are under
 //! way, is told apart. Meanwhile leases are kept alive, and no leader may change: who is busy must not be taken for dead.
 //!
-//! The load is made on the same cores as it is served: the more of it, the less is left for the nodes.
+//! The load has cores of its own ([`Apart`]), where there is more than one: what it takes to ask for more than can be served would
+//! else be missing to serve.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +16,7 @@ use kvd_client::{Client, Config, KeptLease};
 use super::{TIMEOUT, Trial, WRITERS, on_cluster, setup, soak};
 use crate::{
     cli::{self, Workload},
-    compare::{Contender, Errors, NOT_MADE, add_failed, say},
+    compare::{Contender, Errors, NOT_MADE, add_failed, cores::Apart, say},
     cost::Figures,
     load::{Load, Open, Stop},
     target::{OVERLOADED, Target},
@@ -53,6 +54,7 @@ impl Overload {
         let figures = on_cluster(arguments, setup, async |cluster, dir| {
             let contender = Contender::of(Target::Kvd, Some(cluster), arguments, dir).await?;
             contender.fill(&load).await?;
+            let _apart = Apart::from(&cluster.nodes)?;
             let (at_peak, failed) = contender.measure(&load).await?;
             add_failed(errors, Target::Kvd, failed);
             let rate = due(&at_peak)?;
@@ -73,8 +75,8 @@ impl Overload {
             told.extend([
                 ("refused_per_second", per_second(failed.remove(OVERLOADED), lasts)),
                 ("not_made_per_second", per_second(failed.remove(NOT_MADE), lasts)),
-                ("groups_with_another_term", count(&before, &after)),
-                ("leases_lost", leases.iter().filter(|lease| !lease.is_held()).map(|_| 1.0).sum()),
+                ("groups_with_another_term", figure(changed(&before, &after))),
+                ("leases_lost", figure(leases.iter().filter(|lease| !lease.is_held()).count())),
             ]);
             add_failed(errors, Target::Kvd, failed);
             drop(leases);
@@ -137,8 +139,13 @@ async fn terms(client: &Client) -> anyhow::Result<Terms> {
 }
 
 /// How many groups have had an election.
-fn count(before: &Terms, after: &Terms) -> f64 {
-    after.iter().filter(|(group, term)| before.get(group) != Some(term)).map(|_| 1.0).sum()
+fn changed(before: &Terms, after: &Terms) -> usize {
+    after.iter().filter(|(group, term)| before.get(group) != Some(term)).count()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are enough")]
+const fn figure(count: usize) -> f64 {
+    count as f64
 }
 
 #[cfg(test)]
@@ -159,7 +166,7 @@ mod tests {
     #[test]
     fn a_group_has_had_an_election_if_its_term_has_changed() {
         let terms = |of: [u64; 3]| (1..).zip(of).collect::<Terms>();
-        assert_eq!(count(&terms([1, 2, 3]), &terms([1, 2, 3])), 0.0);
-        assert_eq!(count(&terms([1, 2, 3]), &terms([1, 3, 4])), 2.0);
+        assert_eq!(changed(&terms([1, 2, 3]), &terms([1, 2, 3])), 0);
+        assert_eq!(changed(&terms([1, 2, 3]), &terms([1, 3, 4])), 2);
     }
 }
