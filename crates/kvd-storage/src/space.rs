@@ -142,6 +142,14 @@ impl Space {
         }
     }
 
+    /// Looks whether so many bytes more would leave at least what the ballast takes. Asks the file system: blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file system doesn't say.
+    pub fn has_room_for(&self, bytes: u64) -> Result<bool> {
+        Ok(self.available()? >= bytes.saturating_add(self.options.ballast_bytes))
+    }
+
     fn available(&self) -> Result<u64> {
         self.disk.available_bytes(&self.dir).map_err(Error::io("read the free space of", &self.dir))
     }

@@ -59,6 +59,12 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// Serves a message. The future's first poll hands it over, so that messages polled in order arrive in order.
     fn handle(&self, message: p::Envelope) -> BoxFuture<'static, p::Envelope>;
 
+    /// Whether this node has room for a checkpoint, asked before any of it is received.
+    ///
+    /// # Errors
+    /// It hasn't.
+    fn check_checkpoint(&self, header: &p::CheckpointHeader) -> BoxFuture<'static, Result<()>>;
+
     /// The replica of this id on this node.
     fn replica(&self, id: ReplicaId) -> Option<Group>;
 }
@@ -148,6 +154,7 @@ impl<H: PeerHandler> Peer for PeerService<H> {
         let Some(group) = group else {
             return Err(to_status(&Error::unavailable(format!("replica {to} is not on this node"))));
         };
+        self.handler.check_checkpoint(&header).await.map_err(|error| to_status(&error))?;
         let rest = chunks.map(|chunk| match chunk {
             Ok(chunk) => Ok(chunk.data),
             Err(status) => Err(Error::unavailable(format!("the checkpoint broke off: {}", status.message()))),

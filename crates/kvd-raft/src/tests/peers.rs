@@ -26,6 +26,8 @@ use crate::{
 struct Host {
     replica: Mutex<Option<Group>>,
     starts: AtomicU64,
+    /// How often it will still say that it has no room.
+    full: AtomicUsize,
 }
 
 fn handshake(starts: u64) -> Handshake {
@@ -62,6 +64,11 @@ impl PeerHandler for Host {
 
     fn handle(&self, _message: p::Envelope) -> BoxFuture<'static, p::Envelope> {
         async { p::Envelope::default() }.boxed()
+    }
+
+    fn check_checkpoint(&self, _header: &p::CheckpointHeader) -> BoxFuture<'static, Result<()>> {
+        let full = self.full.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |times| times.checked_sub(1));
+        async move { full.map_or(Ok(()), |_| Err(Error::unavailable("no room"))) }.boxed()
     }
 
     fn replica(&self, id: ReplicaId) -> Option<Group> {
@@ -112,10 +119,12 @@ async fn a_checkpoint_that_went_to_a_copy_of_the_node_does_not_count() {
     until("the copy was sent checkpoints", || refused.load(Ordering::Relaxed) >= 2).await;
     assert!(copy.status().checkpoint_index.is_some());
 
-    // What the copy has the node lacks.
+    // What the copy has the node lacks; and at first it has no room.
+    host.full.store(2, Ordering::Relaxed);
     let late = late_node.open().await;
     *host.replica.lock() = Some(late.clone());
     host.starts.store(2, Ordering::Relaxed);
+    until("room was asked for", || host.full.load(Ordering::Relaxed) == 0).await;
     until("it follows", || value(&late, "key-99").is_some()).await;
     assert_eq!(*group.fault().borrow(), None);
     copy_node.stop(&copy).await;

@@ -12,7 +12,7 @@ use kvd_storage::{
     engine::Engine,
     identity::{Identity, Joined, LOG_DIR},
     log::{self, Log, Recovery},
-    space::{Room, Space, SpaceOptions},
+    space::{Space, SpaceOptions},
     table::Table,
 };
 use kvd_types::{Error, Incarnation, ReplicaId, Result};
@@ -113,22 +113,33 @@ impl NodeDisk {
         self.identity.lock().boot_id != self.boot_id
     }
 
-    /// Notes that every replica has been taken up or rebuilt in this boot.
+    /// Flushes the engine, and says whether it did: on a full disk it does not, for a flush that finds no room is the
+    /// engine's end, and the log has everything. Looks how much room there is *now*: what was seen half a second ago is no
+    /// help against that.
+    pub(super) fn flush(&self) -> kvd_storage::Result<bool> {
+        let has_room = self.space.has_room_for(0)?;
+        if has_room {
+            self.engine.flush()?;
+        }
+        Ok(has_room)
+    }
+
+    /// Notes that every replica has been taken up or rebuilt in this boot; on a full disk not yet.
     pub(super) fn set_state_trusted(&self) -> Result<()> {
-        self.engine.flush().map_err(refuse)?;
+        if !self.flush().map_err(refuse)? {
+            return Ok(());
+        }
         self.update(|identity| identity.boot_id.clone_from(&self.boot_id))
     }
 
     /// Flushes the engine and notes that nothing was lost. The log needs nothing: what it has answered for is synced.
     pub(super) fn close(&self) -> Result<()> {
-        if self.space.room() == Room::None {
-            // A flush that finds no room takes the process with it. The log has everything.
+        if !self.flush().map_err(refuse)? {
             tracing::warn!(
                 "the disk is full, so the engine is not flushed: the next start applies more of the log"
             );
             return Ok(());
         }
-        self.engine.flush().map_err(refuse)?;
         self.update(|identity| identity.clean_stop = true)
     }
 

@@ -12,6 +12,9 @@
 //!   they can, because they were acknowledged to nobody without a majority. The rest of the reserve is for votes, and for
 //!   the next start. What a follower lacks it is sent once there is room.
 //!
+//! A **checkpoint** is refused unless there is room for it and for its rows: to install it takes a flush of the engine, and
+//! one that finds no room is the engine's end, and its node's.
+//!
 //! A heartbeat is an append without entries, and passes: a follower that hears no leader would ask for an election.
 
 use std::time::Duration;
@@ -24,6 +27,8 @@ use super::{Node, Ordering};
 
 /// Followers take entries while so many more segments can be begun: the last one is for the next start.
 const SPARE_SEGMENTS_MIN: usize = 2;
+/// What is needed to install a checkpoint, in checkpoints: its file, and its rows in the engine, compressed as well.
+const CHECKPOINT_ROOM: u64 = 2;
 /// How long a put should wait that met a full disk.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -91,6 +96,31 @@ impl Node {
             disk.map_or(Room::Enough, |disk| disk.space.room()),
             || disk.map_or(usize::MAX, |disk| disk.log.spare_segments()),
         )
+    }
+
+    /// Looks whether the disk has room for so many bytes and a flush of the engine.
+    pub(super) async fn has_room_for(&self, bytes: u64) -> Result<bool> {
+        let disk = self.disk()?;
+        let looked = self.platform.blocking().run(move || Ok(disk.space.has_room_for(bytes)));
+        let looked = looked.await.map_err(|error| Error::internal(error.to_string()))?;
+        looked
+            .map_err(|error| Error::unavailable(format!("it can't be told how much room there is: {error}")))
+    }
+
+    /// Refuses a checkpoint of so many bytes for which there is no room.
+    ///
+    /// # Errors
+    /// Overloaded.
+    pub(super) async fn check_checkpoint_room(&self, size_bytes: u64) -> Result<()> {
+        if self.has_room_for(size_bytes.saturating_mul(CHECKPOINT_ROOM)).await? {
+            return Ok(());
+        }
+        Err(Error::overloaded(
+            RETRY_PAUSE,
+            format!(
+                "this node's disk has no room for a checkpoint of {size_bytes} bytes and its rows; make room"
+            ),
+        ))
     }
 
     /// Refuses puts while the disk has no room, or none for the log's reserve. Deletes go on: they make room.

@@ -236,16 +236,11 @@ impl Node {
                 } => {}
             }
             let Ok(disk) = self.disk() else { continue };
-            if disk.space.room() == Room::None {
-                // A flush that fails is final for the engine, and nothing depends on this one.
-                continue;
-            }
             let begun = Instant::now();
-            let flushed = self.platform.blocking().run(move || Ok(disk.engine.flush())).await;
+            let flushed = self.platform.blocking().run(move || Ok(disk.flush())).await;
             took = begun.elapsed();
-            tracing::debug!(took_ms = took.as_millis(), "flushed the engine");
             match flushed {
-                Ok(Ok(())) => {}
+                Ok(Ok(flushed)) => tracing::debug!(flushed, took_ms = took.as_millis(), "the engine's flush"),
                 Ok(Err(error)) => self.fail(format!("the engine can't be flushed: {error}")),
                 Err(error) => self.fail(format!("the engine's flush has failed, which is a bug: {error}")),
             }

@@ -101,6 +101,11 @@ impl PeerHandler for Peers {
         .boxed()
     }
 
+    fn check_checkpoint(&self, header: &p::CheckpointHeader) -> BoxFuture<'static, Result<()>> {
+        let (node, size_bytes) = (Arc::clone(&self.0), header.size_bytes);
+        async move { node.check_checkpoint_room(size_bytes).await }.boxed()
+    }
+
     fn replica(&self, id: ReplicaId) -> Option<Group> {
         self.0.replicas().ok()?.replica(id)
     }

@@ -270,6 +270,10 @@ impl Node {
             let votes =
                 || replicas.replica(replica).is_some_and(|open| open.members().voters.contains_key(&replica));
             if is_known && !has_place && !votes() {
+                if !self.has_room_for(0).await? {
+                    // It takes a flush of the engine, and nothing waits for it.
+                    return Ok(());
+                }
                 replicas.discard(group, replica).await?;
             }
         }

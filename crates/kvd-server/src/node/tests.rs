@@ -22,6 +22,7 @@ use crate::{config, metrics::Metrics};
 
 mod data;
 mod engines;
+mod full_disk;
 mod replicas;
 mod routes;
 
@@ -439,96 +440,6 @@ async fn a_copy_of_a_running_node_is_turned_away() {
     cluster.stop(0).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_full_disk_puts_are_refused_and_deletes_are_taken() {
-    let mut cluster = Cluster::new(1);
-    cluster.start(0).await;
-    cluster.ready().await;
-    let node = Arc::clone(&cluster.nodes[0].node);
-    execute(&node, put("key", "value")).await.unwrap();
-    let refused = async {
-        loop {
-            // The log makes its reserve once it has been opened, and then says that there is room.
-            node.disk_full.store(true, Ordering::Relaxed);
-            if let Err(refused) = execute(&node, put("key", "another")).await {
-                return refused;
-            }
-        }
-    };
-    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("a put is refused");
-    assert!(matches!(refused.kind, ErrorKind::Overloaded { .. }), "{refused}");
-    let key = Key::try_from("key").unwrap();
-    let op = WriteOp::Delete { key, condition: Condition::Always, want_previous: false };
-    let deleted = execute(&node, Request::write(Write { session: None, op })).await;
-    assert!(matches!(deleted, Ok(Response::Deleted(Outcome::Deleted { .. }))), "{deleted:?}");
-    cluster.stop(0).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leadership_goes_to_the_only_node_that_has_room() {
-    /// The meta group and the shards of [`config`].
-    const GROUPS: usize = 5;
-    let mut cluster = Cluster::of_three().await;
-    cluster.settled().await;
-    until(|| {
-        for full in &cluster.nodes[..2] {
-            full.node.disk_full.store(true, Ordering::Relaxed);
-        }
-        let leads = |index: usize| {
-            let groups = cluster.nodes[index].node.replicas().unwrap().all();
-            groups.into_iter().filter(|group| group.leadership().is_self).count()
-        };
-        let led = [leads(0), leads(1), leads(2)];
-        if led == [0, 0, GROUPS] { Vec::new() } else { vec![format!("the nodes lead {led:?} groups")] }
-    })
-    .await;
-    let written = async {
-        for i in 0..10 {
-            // On a starved machine a node with a full disk may be elected, for a while.
-            while let Err(error) =
-                execute(&cluster.nodes[i % 3].node, put(&format!("key-{i}"), &format!("value-{i}"))).await
-            {
-                assert!(error.is_retryable() && !error.outcome_unknown(), "{error}");
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, written).await.expect("puts are taken");
-    cluster.check_values(10).await;
-    for _ in 0..3 {
-        cluster.stop(0).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_whose_successor_has_a_full_disk_leads_on_as_if_nothing_had_been() {
-    let mut cluster = Cluster::of_three().await;
-    cluster.settled().await;
-    let group_id = GroupId(1);
-    let preferred = cluster.nodes[0].node.meta().placements[&group_id].preferred_leader;
-    let led_by = |index: usize| {
-        let group = cluster.nodes[index].node.replicas().unwrap().group(group_id)?;
-        (group.leadership().is_self && group.replica() == preferred).then_some((index, group))
-    };
-    let find = || (0..3).find_map(led_by);
-    until(|| if find().is_some() { Vec::new() } else { vec!["the preferred one does not lead".to_owned()] })
-        .await;
-    let (leader, group) = find().expect("it leads");
-    let full = &cluster.nodes[(leader + 1) % 3].node;
-    full.disk_full.store(true, Ordering::Relaxed);
-    let successor = full.replicas().unwrap().group(group_id).unwrap().replica();
-    until(|| if group.members().is_caught_up(successor) { Vec::new() } else { vec!["it lags".to_owned()] })
-        .await;
-
-    let node = &cluster.nodes[leader].node;
-    let refused = node.hand_over(&group, successor, Duration::from_secs(2)).await.unwrap_err();
-    assert!(refused.message.contains("disk is full"), "{refused}");
-    let opened = group.propose(kvd_types::Command::OpenSession).await;
-    assert!(matches!(opened, Ok(Outcome::SessionOpened(_))), "it takes writes: {opened:?}");
-    for _ in 0..3 {
-        cluster.stop(0).await;
-    }
-}
-
 /// The node that looks after its groups sees what is preferred, too: each move is made by whoever is first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_moved_from_several_sides_at_once_is_moved() {
@@ -555,28 +466,4 @@ async fn a_leader_that_is_moved_from_several_sides_at_once_is_moved() {
     for _ in 0..3 {
         cluster.stop(0).await;
     }
-}
-
-#[tokio::test]
-async fn a_node_with_a_full_disk_takes_over_no_group() {
-    let node = Node::new(
-        Arc::new(System::default()),
-        Config::default(),
-        CancellationToken::new(),
-        Arc::new(Metrics::new("test")),
-    );
-    let node = Arc::new(node);
-    let peers = Peers(Arc::clone(&node));
-    let ask = async || {
-        let body = p::envelope::Body::TransferLeader(p::TransferLeaderRequest::default());
-        let message = p::Envelope { body: Some(body), ..p::Envelope::default() };
-        let answer = kvd_raft::peer::PeerHandler::handle(&peers, message).await;
-        let Some(p::envelope::Body::Refusal(refusal)) = answer.body else { panic!("{answer:?}") };
-        refusal.message
-    };
-    let why = ask().await;
-    assert!(why.contains("is not on this node"), "{why}");
-    node.disk_full.store(true, Ordering::Relaxed);
-    let why = ask().await;
-    assert!(why.contains("disk is full; another one must lead"), "{why}");
 }

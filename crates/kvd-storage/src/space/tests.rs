@@ -44,6 +44,23 @@ fn room_is_low_below_one_mark_and_enough_above_another() {
 }
 
 #[test]
+fn there_is_room_for_what_leaves_as_much_as_the_ballast() {
+    let disk = disk();
+    let space = space(&disk);
+    for (available, bytes, expected) in [
+        (16 << 10, 0, true),
+        ((16 << 10) - 1, 0, false),
+        (64 << 10, 48 << 10, true),
+        (64 << 10, (48 << 10) + 1, false),
+        (64 << 10, u64::MAX, false),
+    ] {
+        disk.limit_space(Some(available));
+        assert_eq!(space.has_room_for(bytes).unwrap(), expected, "{bytes} of {available}");
+    }
+    assert_eq!(disk.files(), [], "looking makes nothing");
+}
+
+#[test]
 fn a_ballast_that_can_t_be_made_leaves_nothing() {
     let disk = disk();
     disk.fail(crate::disk::Operation::Write, 0, io::ErrorKind::StorageFull);
