@@ -24,6 +24,7 @@ use crate::{
     usage::Usage,
 };
 
+mod held;
 mod overload;
 mod soak;
 
@@ -256,16 +257,20 @@ impl Large {
         let setup = Setup { engine: Some(ENGINE), limit: limit.as_ref(), ..setup(arguments, 1, None) };
         let figures = on_cluster(arguments, setup, async |cluster, dir| {
             let contender = Contender::of(Target::Kvd, Some(cluster), arguments, dir).await?;
+            let load = |workload, clients, keys| {
+                let load = load(arguments, workload, clients, duration);
+                Load { keys, value_bytes: self.value_bytes, ..load }
+            };
             let mut measured = async |workload, clients, keys| {
-                let load = self.load(workload, clients, keys, duration);
+                let load = load(workload, clients, keys);
                 let (figures, failed) = contender.measure(&load).await?;
                 add_failed(errors, Target::Kvd, failed);
                 anyhow::Ok(figures)
             };
-            contender.fill(&self.load(Workload::Put, WRITERS, arguments.keys, duration)).await?;
+            contender.fill(&load(Workload::Put, WRITERS, arguments.keys)).await?;
             let few = measured(Workload::Put, WRITERS, arguments.keys).await?;
             say(format_args!("{}: {} of {} bytes", self.name, self.keys, self.value_bytes));
-            contender.fill(&self.load(Workload::Put, WRITERS, self.keys, duration)).await?;
+            contender.fill(&load(Workload::Put, WRITERS, self.keys)).await?;
             let gets = measured(Workload::Get, COLD_READERS, self.keys).await?;
             let puts = measured(Workload::Put, WRITERS, self.keys).await?;
             contender.close().await;
@@ -274,11 +279,12 @@ impl Large {
         .await?;
         Ok(Trial::of(self.name, figures))
     }
+}
 
-    fn load(&self, workload: Workload, clients: u32, keys: u64, duration: Duration) -> Load {
-        let stop = Stop::After(duration);
-        Load { clients, keys, value_bytes: self.value_bytes, stop, ..Load::of(workload) }
-    }
+/// The load of a trial for some time, in a closed loop.
+fn load(arguments: &cli::Compare, workload: Workload, clients: u32, lasts: Duration) -> Load {
+    let cli::Compare { keys, value_bytes, .. } = *arguments;
+    Load { clients, keys, value_bytes, stop: Stop::After(lasts), ..Load::of(workload) }
 }
 
 fn figures(few: &Figures, gets: &Figures, puts: &Figures) -> anyhow::Result<Figures> {

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::Context as _;
 use kvd_client::{Client, Config, KeptLease};
 
-use super::{TIMEOUT, Trial, WRITERS, on_cluster, setup, soak};
+use super::{TIMEOUT, Trial, WRITERS, held, load, on_cluster, setup};
 use crate::{
     cli::{self, Workload},
     compare::{Contender, Errors, NOT_MADE, add_failed, cores::Apart, say},
@@ -43,13 +43,7 @@ impl Overload {
         let Self { peak, lasts } = self;
         let name = format!("twice the puts that it serves, for {} s", lasts.as_secs());
         say(format_args!("{name}"));
-        let load = Load {
-            clients: WRITERS,
-            keys: arguments.keys,
-            value_bytes: arguments.value_bytes,
-            stop: Stop::After(peak),
-            ..Load::of(Workload::Put)
-        };
+        let load = load(arguments, Workload::Put, WRITERS, peak);
         let setup = setup(arguments, arguments.nodes, arguments.shards);
         let figures = on_cluster(arguments, setup, async |cluster, dir| {
             let contender = Contender::of(Target::Kvd, Some(cluster), arguments, dir).await?;
@@ -64,13 +58,9 @@ impl Overload {
             let client = Client::connect(Config::from(cluster.endpoints.as_str()).deadline(TIMEOUT)).await?;
             let leases = keep_leases(&client).await?;
             let before = terms(&client).await?;
-            let mut held = Vec::new();
-            let (figures, mut failed) = tokio::select! {
-                measured = contender.measure(&load) => measured?,
-                failed = soak::look(cluster, dir, lasts / soak::LOOKS, &mut held) => match failed? {},
-            };
+            let ((figures, mut failed), mut told) =
+                held::during(&contender, &load, lasts, cluster, dir).await?;
             let after = terms(&client).await?;
-            let mut told = soak::held(&held, arguments.nodes)?;
             told.extend(served(&at_peak, &figures, rate)?);
             told.extend([
                 ("refused_per_second", per_second(failed.remove(OVERLOADED), lasts)),
