@@ -128,6 +128,8 @@ pub(crate) struct Node {
     announced_at: OnceLock<ReplicaId>,
     /// No file can be made for the log's next segment.
     disk_full: AtomicBool,
+    /// There was no room for the last checkpoint that was offered.
+    checkpoint_refused: AtomicBool,
     /// What its watchers follow.
     feeds: feed::Feeds,
     /// A permit for each watcher.
@@ -197,6 +199,7 @@ impl Node {
             meta: watch::Sender::new(Arc::default()),
             announced_at: OnceLock::new(),
             disk_full: AtomicBool::new(false),
+            checkpoint_refused: AtomicBool::new(false),
             feeds: feed::Feeds::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
             recency: recent::Recency::default(),

@@ -107,20 +107,21 @@ impl Node {
             .map_err(|error| Error::unavailable(format!("it can't be told how much room there is: {error}")))
     }
 
-    /// Refuses a checkpoint of so many bytes for which there is no room.
+    /// Refuses a checkpoint of so many bytes for which there is no room. It is offered again and again, and logged once.
     ///
     /// # Errors
     /// Overloaded.
     pub(super) async fn check_checkpoint_room(&self, size_bytes: u64) -> Result<()> {
-        if self.has_room_for(size_bytes.saturating_mul(CHECKPOINT_ROOM)).await? {
+        let has_room = self.has_room_for(size_bytes.saturating_mul(CHECKPOINT_ROOM)).await?;
+        let was_refused = self.checkpoint_refused.swap(!has_room, Ordering::Relaxed);
+        if has_room {
             return Ok(());
         }
-        Err(Error::overloaded(
-            RETRY_PAUSE,
-            format!(
-                "this node's disk has no room for a checkpoint of {size_bytes} bytes and its rows; make room"
-            ),
-        ))
+        let why = format!("the disk has no room for a checkpoint of {size_bytes} bytes and its rows");
+        if !was_refused {
+            tracing::error!(why, "a checkpoint is refused; its replica stays behind until there is room");
+        }
+        Err(Error::overloaded(RETRY_PAUSE, format!("{why}; make room")))
     }
 
     /// Refuses puts while the disk has no room, or none for the log's reserve. Deletes go on: they make room.
