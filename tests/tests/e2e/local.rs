@@ -89,14 +89,15 @@ impl Local {
         }
     }
 
-    /// Stops it as Ctrl-C does: with success, and nothing of it is left.
-    async fn stop(mut self) {
+    /// Stops it as Ctrl-C does: with success, and nothing of it is left but its directory, which is removed when it is dropped.
+    async fn stop(mut self) -> TempDir {
         let pids: Vec<u32> = (1..=NODES).filter_map(|node| self.pid(node).ok()).collect();
         self.process.signal(Signal::INT);
         let status = self.process.wait().await;
         assert_eq!(status.code(), Some(0), "{status}: {}", self.process.log());
         assert!((1..=NODES).all(|node| !self.pid_file(node).exists()), "no pid file is left");
         assert!(!pids.into_iter().any(is_running), "no process is left");
+        self.dir
     }
 }
 
@@ -149,7 +150,7 @@ async fn a_killed_node_comes_back_by_the_command_that_is_shown() {
     assert!(answer.status == 200 && answer.body.contains("value"), "{answer:?}");
 
     // It is not one of the children any more.
-    local.stop().await;
+    let _dir = local.stop().await;
     assert_eq!(by_hand.ended(), None);
     by_hand.signal(Signal::INT);
     assert_eq!(by_hand.wait().await.code(), Some(0));

@@ -12,7 +12,7 @@ use kvd_storage::{
     engine::Engine,
     identity::{Identity, Joined, LOG_DIR},
     log::{self, Log, Recovery},
-    space::{Space, SpaceOptions},
+    space::{Room, Space, SpaceOptions},
     table::Table,
 };
 use kvd_types::{Error, Incarnation, ReplicaId, Result};
@@ -115,9 +115,9 @@ impl NodeDisk {
 
     /// Flushes the engine, and says whether it did: on a full disk it does not, for a flush that finds no room is the
     /// engine's end, and the log has everything. Looks how much room there is *now*: what was seen half a second ago is no
-    /// help against that.
+    /// help against that, and counts only where the file system doesn't say.
     pub(super) fn flush(&self) -> kvd_storage::Result<bool> {
-        let has_room = self.space.has_room_for(0)?;
+        let has_room = self.space.has_room_for(0).unwrap_or_else(|_| self.space.room() != Room::None);
         if has_room {
             self.engine.flush()?;
         }
